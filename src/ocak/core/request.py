@@ -1,0 +1,94 @@
+"""What a caller asks for, in the one form that every API is translated to and every provider reads."""
+
+from __future__ import annotations
+
+import msgspec
+
+DEFAULT_TENANT = "public"
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is picked; the defaults are llama.cpp's. `temperature` 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 40  # 0: off
+    top_p: float = 0.95  # 1: off
+    min_p: float = 0.05  # 0: off
+    repetition_penalty: float = 1.0  # 1: off
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_window: int = 64  # the last tokens that the penalties look at
+    seed: int | None = None  # None: drawn by the worker
+    logit_bias: dict[int, float] = {}
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def has_penalties(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+class Stopping(msgspec.Struct, frozen=True, kw_only=True):
+    """When an answer ends, besides the model's own end of turn and the end of the context."""
+
+    max_tokens: int | None = None  # None: up to the end of the context
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: str
+    content: str
+
+
+class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
+    """Raw text; special tokens written in it are read as such, and the model's BOS goes before it."""
+
+    text: str
+
+
+class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
+    tokens: tuple[int, ...]
+
+
+class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
+    """Messages, rendered by the model's chat template."""
+
+    messages: tuple[Message, ...]
+
+
+class InfillPrompt(msgspec.Struct, frozen=True, tag="infill"):
+    """Text before and after a hole, for models with fill-in-the-middle tokens."""
+
+    prefix: str
+    suffix: str
+
+
+Prompt = TextPrompt | TokenPrompt | ChatPrompt | InfillPrompt
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt, one answer. `id` is the request's id in every log line and answer."""
+
+    id: str
+    model: str
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    stopping: Stopping = Stopping()
+    echo: bool = False  # the answer begins with the prompt's own text
+    tenant: str = DEFAULT_TENANT
+
+    @property
+    def prompt_bytes(self) -> int:
+        """A bound on the prompt's tokens that needs no tokenizer: no token is shorter than a byte."""
+        match self.prompt:
+            case TextPrompt(text):
+                return len(text.encode())
+            case TokenPrompt(tokens):
+                return len(tokens)
+            case InfillPrompt(prefix, suffix):
+                return len(prefix.encode()) + len(suffix.encode())
+            case ChatPrompt(messages):
+                return sum(len(m.role) + len(m.content.encode()) for m in messages)

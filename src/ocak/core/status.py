@@ -1,0 +1,82 @@
+"""What a model's state looks like from outside. Snapshots: to act on a model, ask its owner."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+ModelState = Literal["unloaded", "loading", "ready", "restarting", "failed"]
+
+
+class MemoryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes: expected before the load, reserved by the loaded model, resident in the worker now."""
+
+    estimated: int = 0
+    reserved: int = 0
+    resident: int = 0
+
+
+class LoadStatus(msgspec.Struct, frozen=True, kw_only=True):
+    count: int = 0
+    progress: float = 0.0  # 0 to 1, of the load under way
+    last_seconds: float | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot of an engine; the counters grow from its worker's start."""
+
+    slots: int = 0
+    slots_used: int = 0
+    kv_cells: int = 0
+    kv_cells_used: int = 0
+    running: int = 0
+    waiting: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    busy_s: float = 0.0  # wall time inside engine steps
+    decode_s: float = 0.0  # of it, inside the model's forward passes
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker knows of the model it has loaded."""
+
+    architecture: str
+    name: str
+    num_parameters: int
+    weights_bytes: int
+    kv_bytes: int
+    vocabulary: int
+    context: int  # tokens per sequence
+    trained_context: int
+    parallel: int
+    kv_cells: int
+    has_chat_template: bool
+    has_infill: bool
+    gpu: str | None  # the device in use; None on the CPU
+    idle_gpu: str | None  # a GPU that this build of llama.cpp cannot use
+    load_s: float
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One model as `/models/status` shows it; times are Unix seconds."""
+
+    key: str
+    provider: str
+    kind: str
+    state: ModelState
+    error: str | None = None  # why it failed, or why it is restarting
+    loaded_at: float | None = None
+    last_request: float | None = None
+    requests: int = 0
+    errors: int = 0
+    tokens: int = 0
+    memory: MemoryStatus = MemoryStatus()
+    device: str = "cpu"
+    worker_pid: int | None = None
+    restarts: int = 0
+    load: LoadStatus = LoadStatus()
+    engine: EngineStats = EngineStats()
+    info: ModelInfo | None = None

@@ -1,0 +1,166 @@
+"""Turns sequences into tokens, many at a time: `step()` is schedule, run, apply.
+
+Speaks token ids only; whoever owns it turns them into text and calls `finish` when a stop string appears.
+It is driven by one thread.
+Invariants: every sequence that was submitted ends exactly once, by an `Ended` or `Broken` output or by
+`finish`; the moment it ends, its slot's cells are gone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from ocak.core.events import FinishReason
+from ocak.core.status import EngineStats
+from ocak.engine.pacing import Pacer
+from ocak.engine.runner import Chunk, NoRoom, RunFailed, Runner
+from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
+from ocak.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The sequence holds a slot for the first time."""
+
+    sequence: Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A token followed; `reason` says why it was the last one, if it was."""
+
+    sequence: Sequence
+    token: int
+    reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The sequence cannot go on."""
+
+    sequence: Sequence
+    message: str
+
+
+Output = Admitted | Sampled | Broken
+
+
+class Engine:
+    def __init__(self, runner: Runner, limits: SchedulerLimits, *, step_target_s: float = 0.2) -> None:
+        self._runner = runner
+        self._scheduler = Scheduler(limits)
+        self._pacer = Pacer(step_target_s, limits.batch_tokens)
+        self._num_steps = 0
+        self._busy_s = 0.0
+        self._num_prompt_tokens = 0
+        self._num_generated = 0
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence; its prompt must leave room for one token in the context."""
+        assert 1 <= sequence.num_prompt < self._scheduler.limits.context
+        self._scheduler.add(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """End a sequence now: stopped, cancelled or left by its client. Ending it again does nothing."""
+        if sequence.is_finished:
+            return
+        sequence.is_finished = True
+        slot = self._scheduler.remove(sequence)
+        if slot is not None:
+            self._runner.clear(slot)
+        if sequence.sampler is not None:
+            sequence.sampler.close()
+
+    def step(self) -> list[Output]:
+        """Compute one batch and return what came of it."""
+        started = time.perf_counter()
+        batch = self._schedule()
+        outputs: list[Output] = [Admitted(sequence) for sequence in batch.admitted]
+        num_prefill = batch.num_prefill
+        try:
+            tokens = self._run(batch)
+        except NoRoom as error:
+            outputs += self._make_room(batch, error)
+        except RunFailed as error:
+            outputs += self._break(batch, str(error))
+        else:
+            outputs += self._apply(batch, tokens)
+        seconds = time.perf_counter() - started
+        self._pacer.observe(num_prefill, seconds)
+        self._num_steps += 1
+        self._busy_s += seconds
+        return outputs
+
+    def _schedule(self) -> Batch:
+        batch, cleared = self._scheduler.schedule(self._pacer.prefill_tokens)
+        for slot in cleared:
+            self._runner.clear(slot)
+        return batch
+
+    def _run(self, batch: Batch) -> list[int]:
+        chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
+        return self._runner.run(chunks)
+
+    def _chunk(self, sequence: Sequence, count: int) -> Chunk:
+        start = sequence.num_computed
+        end = start + count
+        assert sequence.slot is not None
+        if end < len(sequence.tokens):
+            return Chunk(sequence.slot, start, sequence.tokens[start:end], None)
+        if sequence.sampler is None:
+            sequence.sampler = self._runner.new_sampler(sequence.sampling, sequence.tokens)
+        return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler)
+
+    def _apply(self, batch: Batch, tokens: list[int]) -> list[Output]:
+        self._num_prompt_tokens += batch.num_prefill
+        outputs: list[Output] = []
+        sampled = iter(tokens)
+        for sequence, count in batch.rows:
+            sequence.num_computed += count
+            if sequence.num_pending == 0:
+                outputs.append(self._append(sequence, next(sampled)))
+        return outputs
+
+    def _append(self, sequence: Sequence, token: int) -> Sampled:
+        self._num_generated += 1
+        reason = sequence.append(token, self._scheduler.limits.context)
+        if reason is not None:
+            self.finish(sequence)
+        return Sampled(sequence, token, reason)
+
+    def _make_room(self, batch: Batch, error: NoRoom) -> list[Output]:
+        slot = self._scheduler.preempt_newest()
+        if slot is None:
+            return self._break(batch, str(error))
+        self._runner.clear(slot)
+        return []
+
+    def _break(self, batch: Batch, message: str) -> list[Output]:
+        for sequence, _ in batch.rows:
+            self.finish(sequence)
+        return [Broken(sequence, message) for sequence, _ in batch.rows]
+
+    def stats(self) -> EngineStats:
+        scheduler = self._scheduler
+        return EngineStats(
+            slots=scheduler.limits.num_slots,
+            slots_used=len(scheduler.running),
+            kv_cells=scheduler.limits.num_cells,
+            kv_cells_used=sum(sequence.num_computed for sequence in scheduler.running.values()),
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            preemptions=scheduler.num_preemptions,
+            steps=self._num_steps,
+            busy_s=self._busy_s,
+            decode_s=self._runner.decode_s,
+            prompt_tokens=self._num_prompt_tokens,
+            generation_tokens=self._num_generated,
+        )
+
+    def check_integrity(self) -> None:
+        self._scheduler.check_integrity()

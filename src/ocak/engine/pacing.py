@@ -1,0 +1,36 @@
+"""Sizes the prompt chunks of a step, so that it lasts no longer than a target. Pure: it is told the times.
+
+A long step makes every decoding sequence wait, and a cancelled prompt hold its slot. Speed differs by model,
+machine and depth, so it is measured: a smoothed time per prompt token, less what decoding alone takes.
+"""
+
+from __future__ import annotations
+
+FLOOR = 16  # fewer rows would lose the batched kernels, and the measure with them
+FIRST = 64  # before anything has been measured
+SMOOTHING = 0.3
+
+
+class Pacer:
+    def __init__(self, target_s: float, ceiling: int) -> None:
+        self._target_s = target_s
+        self._ceiling = max(ceiling, FLOOR)
+        self._decode_s = 0.0
+        self._token_s: float | None = None
+
+    @property
+    def prefill_tokens(self) -> int:
+        """How many prompt tokens the next step may hold."""
+        if self._token_s is None:
+            return min(FIRST, self._ceiling)
+        affordable = int((self._target_s - self._decode_s) / self._token_s)
+        return max(FLOOR, min(self._ceiling, affordable))
+
+    def observe(self, num_prefill: int, seconds: float) -> None:
+        """Learn from a step that held `num_prefill` prompt tokens beside its decoding rows."""
+        if num_prefill == 0:
+            self._decode_s += SMOOTHING * (min(seconds, self._target_s / 2) - self._decode_s)
+        elif num_prefill >= FLOOR:
+            token_s = max(seconds - self._decode_s, seconds / 4, 1e-6) / num_prefill
+            previous = token_s if self._token_s is None else self._token_s
+            self._token_s = previous + SMOOTHING * (token_s - previous)

@@ -1,0 +1,109 @@
+"""What the engine asks of whoever executes its batches, and a fake that the tests share."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ocak.core.request import Sampling
+
+
+class Sampler(Protocol):
+    """The state by which one sequence picks its tokens; it outlives a preemption."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens of one sequence in a batch; `sampler` is set when a token is to follow the last one."""
+
+    slot: int
+    start: int  # position of the first token
+    tokens: Rows[int]
+    sampler: Sampler | None
+
+
+class RunFailed(Exception):
+    """The batch was not computed; its sequences cannot go on."""
+
+
+class NoRoom(RunFailed):
+    """The batch was not computed for want of KV cells; with fewer sequences it may be."""
+
+
+class Runner(Protocol):
+    """Executes batches. Chunks come ordered by slot, at most one a slot."""
+
+    @property
+    def decode_s(self) -> float:
+        """Seconds spent inside the model's forward passes so far."""
+        ...
+
+    def new_sampler(self, sampling: Sampling, prompt: Rows[int]) -> Sampler: ...
+
+    def run(self, chunks: Rows[Chunk]) -> list[int]:
+        """Compute every chunk; return one token for each that has a sampler, in order. Raises `RunFailed`."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Remove all cells of the slot."""
+        ...
+
+
+@dataclass(slots=True)
+class FakeSampler:
+    sampling: Sampling
+    is_closed: bool = False
+
+    def close(self) -> None:
+        assert not self.is_closed, "closed twice"
+        self.is_closed = True
+
+
+@dataclass(slots=True)
+class FakeRunner:
+    """A model whose next token depends on every token before it: any wrong cell changes the answer.
+
+    It keeps the tokens of each slot as its cells and asserts what a real cache needs: no gap in the positions,
+    no stranger's cells, no more cells than there are.
+    """
+
+    num_vocab: int = 97
+    num_cells: int | None = None
+    cells: dict[int, list[int]] = field(default_factory=dict)
+    samplers: list[FakeSampler] = field(default_factory=list)
+    failures: list[RunFailed] = field(default_factory=list)  # raised by the next runs, one each
+    batches: list[list[Chunk]] = field(default_factory=list)
+    decode_s: float = 0.0
+
+    def new_sampler(self, sampling: Sampling, prompt: Rows[int]) -> FakeSampler:
+        self.samplers.append(FakeSampler(sampling))
+        return self.samplers[-1]
+
+    def run(self, chunks: Rows[Chunk]) -> list[int]:
+        assert [chunk.slot for chunk in chunks] == sorted({chunk.slot for chunk in chunks}), "not ordered by slot"
+        if self.failures:
+            raise self.failures.pop(0)
+        if self.num_cells is not None and self.num_used + sum(len(c.tokens) for c in chunks) > self.num_cells:
+            raise NoRoom("the cells are used up")
+        self.batches.append(list(chunks))
+        return [token for chunk in chunks if (token := self._run_chunk(chunk)) is not None]
+
+    def clear(self, slot: int) -> None:
+        self.cells.pop(slot, None)
+
+    @property
+    def num_used(self) -> int:
+        return sum(map(len, self.cells.values()))
+
+    def _run_chunk(self, chunk: Chunk) -> int | None:
+        cells = self.cells.setdefault(chunk.slot, [])
+        assert chunk.start == len(cells), "a gap or an overlap in the positions"
+        cells.extend(chunk.tokens)
+        if not isinstance(chunk.sampler, FakeSampler):
+            return None
+        assert not chunk.sampler.is_closed
+        return zlib.crc32(repr((cells, chunk.sampler.sampling.seed)).encode()) % self.num_vocab

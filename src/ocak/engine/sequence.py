@@ -1,0 +1,58 @@
+"""One token stream: a prompt and what follows it. Knows no text and no model.
+
+Invariant: the cells of its slot hold the keys and values of `tokens[:num_computed]`, and of nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ocak.core.events import FinishReason, Usage
+from ocak.core.request import Sampling
+from ocak.engine.runner import Sampler
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """`id` is the order of arrival; `slot` is None while it waits."""
+
+    id: int
+    tokens: list[int]
+    sampling: Sampling
+    max_tokens: int
+    end_tokens: frozenset[int]  # sampled ones that end the answer
+    num_prompt: int = field(init=False)
+    num_computed: int = 0
+    slot: int | None = None
+    sampler: Sampler | None = None
+    is_admitted: bool = False  # has held a slot before
+    is_finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.num_prompt = len(self.tokens)
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens not yet computed: 1 while decoding, more in prefill."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def in_prefill(self) -> bool:
+        return self.num_pending > 1
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=self.num_prompt, completion_tokens=self.num_generated)
+
+    def append(self, token: int, context: int) -> FinishReason | None:
+        """Take a sampled token; return why the answer is at its end, if it is."""
+        self.tokens.append(token)
+        if token in self.end_tokens:
+            return "stop"
+        if self.num_generated >= self.max_tokens or len(self.tokens) >= context:
+            return "length"
+        return None

@@ -1,0 +1,163 @@
+"""The front's end of one worker: who waits for what, and what has come. Lives as long as the worker.
+
+Invariant: whoever waits is told, by an event, a reply or an error; nobody waits on a worker that has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from itertools import count
+
+from ocak.core.errors import GenerationFailed, LoadFailed, OcakError, WorkerLost, from_wire
+from ocak.core.events import Event, Finished
+from ocak.core.request import GenerateRequest, Prompt
+from ocak.core.status import EngineStats, ModelInfo
+from ocak.fleet.policy import Pulse
+from ocak.fleet.process import WorkerProcess
+from ocak.worker.messages import (
+    Cancel,
+    Detokenize,
+    Events,
+    Failed,
+    FromWorker,
+    Heartbeat,
+    Load,
+    Loaded,
+    Loading,
+    LoadOptions,
+    Refused,
+    Rejected,
+    Reply,
+    Submit,
+    Tokenize,
+)
+
+Arrival = Event | Failed | Reply | OcakError
+
+
+class Connection:
+    def __init__(self, process: WorkerProcess) -> None:
+        self._process = process
+        self._handles = count(1)
+        self._inboxes: dict[int, asyncio.Queue[Arrival]] = {}
+        self._heard_at = time.monotonic()
+        self._stuck_s = 0.0
+        self.pid = process.pid
+        self.stats = EngineStats()
+        self.rss_bytes = 0
+        self.verdict: str | None = None  # why the front ended it, if the front did
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._inboxes)
+
+    @property
+    def pulse(self) -> Pulse:
+        return Pulse(time.monotonic() - self._heard_at, self._stuck_s)
+
+    async def load(self, options: LoadOptions, on_progress: Callable[[float], None]) -> ModelInfo:
+        """Have the worker load its model. Raises `LoadFailed`, or `ChannelClosed` when it died of it."""
+        self._process.channel.send(Load(options))
+        while True:
+            match await self._receive():
+                case Loading(progress):
+                    on_progress(progress)
+                case Loaded(info):
+                    return info
+                case Rejected(error):
+                    raise LoadFailed(from_wire(error).message)
+
+    async def serve(self) -> None:
+        """Hand out what the worker says until it ends, which raises `ChannelClosed`."""
+        while True:
+            match await self._receive():
+                case Events(events, stats):
+                    self.stats = stats
+                    for handle, event in events:
+                        self._hand_out(handle, event)
+                case Reply() as reply:
+                    self._hand_out(reply.handle, reply)
+                case Refused(handle, error):
+                    self._hand_out(handle, from_wire(error))
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Yield the answer's events; closing the iterator cancels it in the worker."""
+        handle, inbox = self._open()
+        self._process.channel.send(Submit(handle, request))
+        try:
+            while True:
+                match await inbox.get():
+                    case OcakError() as error:
+                        raise error
+                    case Failed(error):
+                        self._inboxes.pop(handle, None)
+                        raise from_wire(error)
+                    case Reply():
+                        raise GenerationFailed("the worker mixed up two answers")
+                    case Finished() as event:
+                        self._inboxes.pop(handle, None)
+                        yield event
+                        return
+                    case event:
+                        yield event
+        finally:
+            if self._inboxes.pop(handle, None) is not None:
+                self._process.channel.send(Cancel(handle))
+
+    async def tokenize(self, prompt: Prompt, *, add_special: bool) -> tuple[int, ...]:
+        handle, inbox = self._open()
+        return (await self._call(Tokenize(handle, prompt, add_special), handle, inbox)).tokens
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> str:
+        handle, inbox = self._open()
+        return (await self._call(Detokenize(handle, tokens), handle, inbox)).text
+
+    def excuse(self) -> None:
+        """Begin the silence anew: the worker may have spoken while nobody listened."""
+        self._heard_at = time.monotonic()
+
+    async def end(self) -> str:
+        """End the worker; everyone still waiting gets `WorkerLost`. Return how the process ended."""
+        how = await self._process.end()
+        reason = f"{self.verdict or how}; the request was not finished"
+        for inbox in self._inboxes.values():
+            inbox.put_nowait(WorkerLost(reason, retry_after_s=1.0))
+        self._inboxes.clear()
+        return how
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def _open(self) -> tuple[int, asyncio.Queue[Arrival]]:
+        handle = next(self._handles)
+        inbox = self._inboxes[handle] = asyncio.Queue()
+        return handle, inbox
+
+    async def _call(self, call: Tokenize | Detokenize, handle: int, inbox: asyncio.Queue[Arrival]) -> Reply:
+        self._process.channel.send(call)
+        try:
+            match await inbox.get():
+                case Reply() as reply:
+                    return reply
+                case OcakError() as error:
+                    raise error
+                case _:
+                    raise GenerationFailed("the worker mixed up two answers")
+        finally:
+            if self._inboxes.pop(handle, None) is not None:
+                self._process.channel.send(Cancel(handle))
+
+    def _hand_out(self, handle: int, arrival: Arrival) -> None:
+        inbox = self._inboxes.get(handle)
+        if inbox is not None:  # else it was cancelled while this was on its way
+            inbox.put_nowait(arrival)
+
+    async def _receive(self) -> FromWorker:
+        message = await self._process.channel.receive()
+        self._heard_at = time.monotonic()
+        if isinstance(message, Heartbeat):
+            self._stuck_s = message.stuck_s
+            self.rss_bytes = message.rss_bytes
+        return message

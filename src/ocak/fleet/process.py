@@ -1,0 +1,70 @@
+"""One worker process: started, spoken to over a socket pair, ended. Knows nothing of models.
+
+The child inherits one end of the pair, so there is no path to guess and no port to take; when either side
+ends, the other sees the socket end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+import msgspec
+
+from ocak.worker.channel import Channel
+from ocak.worker.messages import FromWorker
+
+SPIN_COUNT = "1000"  # OpenMP threads that wait longer collapse beside any other busy process
+END_S = 2.0
+FROM_WORKER: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+
+
+class WorkerProcess:
+    def __init__(self, process: asyncio.subprocess.Process, channel: Channel[FromWorker]) -> None:
+        self._process = process
+        self.channel = channel
+        self.pid = process.pid
+
+    @classmethod
+    async def spawn(cls) -> WorkerProcess:
+        """Start a worker that waits for its first message."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "ocak.worker",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                env=os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT)},
+            )
+        return cls(process, await Channel.open(ours, FROM_WORKER))
+
+    def kill(self) -> None:
+        """End the process now; a stopped one too."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)
+
+    async def end(self) -> str:
+        """Close the socket, wait for the process, kill it if it lingers; return how it ended."""
+        await self.channel.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), END_S)
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+        return describe_exit(self._process.returncode or 0)
+
+
+def describe_exit(status: int) -> str:
+    """Say what a process's exit status means."""
+    if status >= 0:
+        return f"the worker exited with status {status}"
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+    hint = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"the worker was ended by {name}{hint}"

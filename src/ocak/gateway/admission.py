@@ -1,0 +1,57 @@
+"""Decides who may wait. Bounded in requests and in prompt bytes; a refusal costs no rendering and no tokenizer.
+
+Invariant: `enter` and `leave` come in pairs, so `in_flight` returns to 0 when nobody is served.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ocak.core.errors import Overloaded
+
+SMOOTHING = 0.2  # weight of the newest request in the average duration
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    parallel: int  # requests served at once
+    max_queued: int = 128  # requests that may wait beyond them
+    max_queued_bytes: int = 64 * 1024 * 1024  # of prompts, waiting and served
+
+
+class Admission:
+    """The bounded queue in front of one model."""
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self._limits = limits
+        self._average_s = 1.0
+        self.in_flight = 0
+        self.bytes_in_flight = 0
+
+    def enter(self, prompt_bytes: int) -> None:
+        """Take a place, or raise `Overloaded` with an estimate of when one is free."""
+        limits = self._limits
+        if self.in_flight >= limits.parallel + limits.max_queued:
+            raise Overloaded(
+                f"{self.in_flight} requests are running or waiting, the limit (parallel {limits.parallel} + "
+                f"max_queued {limits.max_queued}); try again later",
+                retry_after_s=self.wait_estimate_s,
+            )
+        if self.in_flight and self.bytes_in_flight + prompt_bytes > limits.max_queued_bytes:
+            raise Overloaded(
+                f"the prompts in the queue would exceed {limits.max_queued_bytes} bytes; try again later",
+                retry_after_s=self.wait_estimate_s,
+            )
+        self.in_flight += 1
+        self.bytes_in_flight += prompt_bytes
+
+    def leave(self, prompt_bytes: int, seconds: float) -> None:
+        """Give the place back after a request that took `seconds`, its wait included."""
+        self.in_flight -= 1
+        self.bytes_in_flight -= prompt_bytes
+        self._average_s += SMOOTHING * (seconds - self._average_s)
+
+    @property
+    def wait_estimate_s(self) -> float:
+        """About how long until a place is free: one request leaves every average / in-flight seconds."""
+        return max(1.0, self._average_s / max(1, self.in_flight))

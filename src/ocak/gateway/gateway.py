@@ -1,0 +1,147 @@
+"""The one door: finds the model, admits the request, and hands its events on.
+
+Knows no HTTP, no process and no tokenizer. Invariant: whatever was admitted is given back exactly once,
+however the stream ends.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
+from ocak.core.events import Delta, Event, Finished, FinishReason, Usage
+from ocak.core.limits import check_sampling, check_stopping
+from ocak.core.request import GenerateRequest, Prompt
+from ocak.core.status import ModelStatus
+from ocak.gateway.admission import Admission
+from ocak.providers.base import Provider
+from ocak.telemetry.metrics import RequestTimer
+
+MAX_ATTEMPTS = 3
+SHOWN_NAME = 200  # characters of an unknown model's name in the message
+
+
+class ModelProvider(Provider, Protocol):
+    """A provider that also lends its tokenizer and tells its state."""
+
+    async def tokenize(self, prompt: Prompt, *, add_special: bool) -> tuple[int, ...]: ...
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> str: ...
+
+    def status(self) -> ModelStatus: ...
+
+    def is_ready(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model under its key, and the other names it answers to."""
+
+    key: str
+    provider: ModelProvider
+    admission: Admission
+    names: tuple[str, ...] = ()
+    created: int = 0  # Unix seconds
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A whole answer."""
+
+    text: str
+    reason: FinishReason
+    usage: Usage
+
+
+class Gateway:
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self.models = tuple(models)
+        self._by_name = {name: model for model in self.models for name in (model.key, *model.names)}
+
+    def resolve(self, name: str | None) -> ServedModel:
+        """Return the model called `name`; the only one when no name is given. Raises `ModelNotFound`."""
+        if name is None:
+            if len(self.models) == 1:
+                return self.models[0]
+            raise InvalidRequest(f"model is required: one of {self._known()}", param="model")
+        model = self._by_name.get(name)
+        if model is None:
+            close = difflib.get_close_matches(name, self._by_name, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there is {self._known()}"
+            raise ModelNotFound(f"no model is called {name[:SHOWN_NAME]!r}; {hint}", param="model")
+        return model
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Yield the answer's events. A worker lost before the first text is retried; after it, it is an error."""
+        with self._admitted(request) as (provider, timer):
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                has_text = False
+                try:
+                    async with aclosing(provider.stream(request)) as events:
+                        async for event in events:
+                            timer.observe(event)
+                            has_text |= isinstance(event, Delta)
+                            yield event
+                    return
+                except WorkerLost:
+                    if has_text or attempt == MAX_ATTEMPTS:
+                        raise
+
+    async def complete(self, request: GenerateRequest) -> Completion:
+        """Return the whole answer. Nothing of it is seen before its end, so a lost worker is always retried."""
+        with self._admitted(request) as (provider, timer):
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                try:
+                    return await _collect(provider, request, timer)
+                except WorkerLost:
+                    if attempt == MAX_ATTEMPTS:
+                        raise
+        raise AssertionError("the loop returns or raises")
+
+    async def tokenize(self, name: str | None, prompt: Prompt, *, add_special: bool = True) -> tuple[int, ...]:
+        return await self.resolve(name).provider.tokenize(prompt, add_special=add_special)
+
+    async def detokenize(self, name: str | None, tokens: tuple[int, ...]) -> str:
+        return await self.resolve(name).provider.detokenize(tokens)
+
+    @contextmanager
+    def _admitted(self, request: GenerateRequest) -> Iterator[tuple[ModelProvider, RequestTimer]]:
+        """Hold a place in the model's queue for as long as the request is served."""
+        model = self.resolve(request.model)
+        check_sampling(request.sampling)
+        check_stopping(request.stopping)
+        cost = request.prompt_bytes
+        timer = RequestTimer(model.key)
+        try:
+            model.admission.enter(cost)
+        except Overloaded as error:
+            timer.fail(error)
+            timer.finish()
+            raise
+        try:
+            yield model.provider, timer
+        except BaseException as error:
+            timer.fail(error)
+            raise
+        finally:
+            model.admission.leave(cost, timer.finish())
+
+    def _known(self) -> str:
+        return ", ".join(repr(model.key) for model in self.models) or "none: no model is configured"
+
+
+async def _collect(provider: Provider, request: GenerateRequest, timer: RequestTimer) -> Completion:
+    text: list[str] = []
+    async with aclosing(provider.stream(request)) as events:
+        async for event in events:
+            timer.observe(event)
+            if isinstance(event, Delta):
+                text.append(event.text)
+            elif isinstance(event, Finished):
+                return Completion("".join(text), event.reason, event.usage)
+    raise WorkerLost("the answer ended without its end")

@@ -1,0 +1,129 @@
+"""A llama.cpp context: the KV cells of all slots, and the forward pass over a batch.
+
+Two layouts of the cells. *Split*: each slot has a stream of its own, as long as the context. *Unified*: the slots
+share fewer cells. A batch is written into arrays that live as long as the context, so a step copies only tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from llama_cpp import llama_cpp as c
+from numpy.typing import NDArray
+
+from ocak.core.errors import LoadFailed
+from ocak.engine.runner import Chunk, NoRoom, RunFailed
+from ocak.llama import library
+from ocak.llama.model import LlamaModel
+
+CELL_PADDING = 256  # llama.cpp rounds the cells of a stream up to this
+DECODE_OK, DECODE_NO_ROOM = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOptions:
+    context: int  # tokens per sequence
+    parallel: int
+    kv_cells: int  # all slots together; below context x parallel they are shared
+    batch_tokens: int
+    threads: int
+    kv_type: str
+    kv_offload: bool
+    flash_attn: str
+
+    @property
+    def is_unified(self) -> bool:
+        return self.kv_cells < self.context * self.parallel
+
+
+class LlamaContext:
+    def __init__(self, model: LlamaModel, options: ContextOptions) -> None:
+        self._options = options
+        self._num_vocab = model.vocabulary.size
+        self.pointer = c.llama_init_from_model(model.pointer, _params(options))
+        if not self.pointer:
+            raise LoadFailed(
+                f"llama.cpp could not make a context of {options.kv_cells} cells (context {options.context} x "
+                f"parallel {options.parallel}, kv_type {options.kv_type}): "
+                f"{library.recent_errors() or 'no reason given'}; try a smaller --context or --parallel"
+            )
+        self._memory = c.llama_get_memory(self.pointer)
+        self._make_batch(options.batch_tokens)
+
+    def _make_batch(self, size: int) -> None:
+        self._tokens: NDArray[np.int32] = np.zeros(size, np.int32)
+        self._positions: NDArray[np.int32] = np.zeros(size, np.int32)
+        self._slots: NDArray[np.int32] = np.zeros(size, np.int32)
+        self._outputs: NDArray[np.int8] = np.zeros(size, np.int8)
+        self._counts: NDArray[np.int32] = np.ones(size, np.int32)
+        self._slot_pointers = self._slots.ctypes.data + np.arange(size, dtype=np.uintp) * 4
+        self._batch = c.llama_batch(
+            0,
+            self._tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            None,
+            self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            self._slot_pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(self, chunks: Sequence[Chunk]) -> list[int]:
+        """Write the chunks into the batch; return the rows that will have logits."""
+        rows: list[int] = []
+        end = 0
+        for chunk in chunks:
+            start, end = end, end + len(chunk.tokens)
+            self._tokens[start:end] = chunk.tokens
+            self._positions[start:end] = range(chunk.start, chunk.start + end - start)
+            self._slots[start:end] = chunk.slot
+            self._outputs[start:end] = 0
+            if chunk.sampler is not None:
+                self._outputs[end - 1] = 1
+                rows.append(end - 1)
+        self._batch.n_tokens = end
+        return rows
+
+    def decode(self) -> None:
+        """Run the forward pass over the batch. Raises `NoRoom` or `RunFailed`."""
+        status = c.llama_decode(self.pointer, self._batch)
+        if status == DECODE_NO_ROOM:
+            raise NoRoom("the KV cache is full")
+        if status != DECODE_OK:
+            raise RunFailed(f"llama_decode returned {status}: {library.recent_errors()}")
+        c.llama_synchronize(self.pointer)
+
+    def logits(self, num_rows: int) -> NDArray[np.float32]:
+        """A view of the last pass's logits, `num_rows` x vocabulary, in the order of the rows."""
+        pointer = c.llama_get_logits(self.pointer)
+        return np.ctypeslib.as_array(pointer, (num_rows, self._num_vocab))
+
+    def clear(self, slot: int) -> None:
+        c.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def close(self) -> None:
+        c.llama_free(self.pointer)
+
+
+def _params(options: ContextOptions) -> object:
+    params = c.llama_context_default_params()
+    params.n_ctx = pad_cells(options.kv_cells if options.is_unified else options.context * options.parallel)
+    if not options.is_unified:
+        params.n_ctx = pad_cells(options.context) * options.parallel
+    params.n_batch = params.n_ubatch = options.batch_tokens
+    params.n_seq_max = options.parallel
+    params.n_outputs_max = options.parallel
+    params.n_threads = params.n_threads_batch = options.threads
+    params.type_k = params.type_v = library.KV_TYPES[options.kv_type]
+    params.flash_attn_type = library.FLASH_ATTENTION[options.flash_attn]
+    params.offload_kqv = options.kv_offload
+    params.kv_unified = options.is_unified
+    params.swa_full = False
+    params.no_perf = True
+    return params
+
+
+def pad_cells(cells: int) -> int:
+    return -(-cells // CELL_PADDING) * CELL_PADDING

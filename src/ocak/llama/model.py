@@ -1,0 +1,93 @@
+"""Loads a GGUF model: its weights and its vocabulary. Large ones take minutes, so it calls back with progress."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llama_cpp import llama_cpp as c
+
+from ocak.core.errors import LoadFailed
+from ocak.llama import library
+from ocak.llama.vocabulary import Vocabulary
+
+TEXT_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class WeightOptions:
+    gpu_layers: int = -1  # -1: all
+    mmap: bool = True
+    mlock: bool = False
+
+
+class LlamaModel:
+    """Weights in memory. `close()` frees them; every context of the model must be closed before."""
+
+    def __init__(self, path: str, options: WeightOptions, on_progress: Callable[[float], None]) -> None:
+        self._callback = c.llama_progress_callback(lambda progress, _data: _tell(on_progress, progress))
+        self.pointer = c.llama_model_load_from_file(os.fsencode(path), self._params(options))
+        if not self.pointer:
+            reason = library.recent_errors() or "no reason given"
+            raise LoadFailed(f"llama.cpp could not load {path}: {reason}")
+        self.vocabulary = Vocabulary(c.llama_model_get_vocab(self.pointer))
+
+    def _params(self, options: WeightOptions) -> object:
+        params = c.llama_model_default_params()
+        params.n_gpu_layers = options.gpu_layers if options.gpu_layers >= 0 else 2**31 - 1
+        params.load_mode = LOAD_MODES[options.mmap, options.mlock]
+        params.progress_callback = self._callback
+        return params
+
+    @property
+    def architecture(self) -> str:
+        return self.metadata("general.architecture") or "unknown"
+
+    @property
+    def name(self) -> str:
+        return self.metadata("general.name") or self.architecture
+
+    @property
+    def chat_template(self) -> str | None:
+        text: bytes | None = c.llama_model_chat_template(self.pointer, None)
+        return text.decode("utf-8", "replace") if text else None
+
+    @property
+    def num_parameters(self) -> int:
+        return int(c.llama_model_n_params(self.pointer))
+
+    @property
+    def weights_bytes(self) -> int:
+        return int(c.llama_model_size(self.pointer))
+
+    @property
+    def trained_context(self) -> int:
+        return int(c.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def can_generate(self) -> bool:
+        return bool(c.llama_model_has_decoder(self.pointer)) and not c.llama_model_has_encoder(self.pointer)
+
+    def metadata(self, key: str) -> str | None:
+        """Return a metadata value as text, None when the model does not carry it."""
+        buffer = ctypes.create_string_buffer(TEXT_BYTES)
+        length = c.llama_model_meta_val_str(self.pointer, key.encode(), buffer, TEXT_BYTES)
+        return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+
+    def close(self) -> None:
+        c.llama_model_free(self.pointer)
+
+
+LOAD_MODES = {  # (mmap, mlock) -> llama_load_mode
+    (False, False): 0,
+    (True, False): 1,
+    (False, True): 2,
+    (True, True): 3,
+}
+
+
+def _tell(on_progress: Callable[[float], None], progress: float) -> bool:
+    on_progress(progress)
+    return True

@@ -1,0 +1,25 @@
+"""What this machine has to compute with. Reads the system's own tables; never touches a GPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def present_gpu() -> str | None:
+    """Name a GPU that is in this machine, whether or not anything can use it; None if none is seen."""
+    for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in information.read_text(errors="replace").splitlines():
+            if line.startswith("Model:"):
+                return line.removeprefix("Model:").strip()
+    if Path("/dev/kfd").exists():
+        return "AMD GPU"
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        return "Apple GPU"
+    return None

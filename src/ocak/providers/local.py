@@ -1,0 +1,62 @@
+"""Answers from a model that the fleet keeps on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+
+from ocak.core.events import Event, Finished
+from ocak.core.request import GenerateRequest, Prompt
+from ocak.core.status import ModelStatus
+from ocak.fleet.fleet import Fleet
+
+WAIT_READY_S = 60.0  # a request waits this long for a model that loads or restarts
+
+
+class LocalProvider:
+    """Implements `gateway.gateway.ModelProvider`; counts what went through it."""
+
+    def __init__(self, fleet: Fleet, key: str) -> None:
+        self._fleet = fleet
+        self._key = key
+        self._requests = 0
+        self._errors = 0
+        self._tokens = 0
+        self._last_request: float | None = None
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        self._requests += 1
+        self._last_request = time.time()
+        try:
+            worker = await self._fleet.ready(self._key, wait_s=WAIT_READY_S)
+            async with aclosing(worker.generate(request)) as events:
+                async for event in events:
+                    if isinstance(event, Finished):
+                        self._tokens += event.usage.prompt_tokens + event.usage.completion_tokens
+                    yield event
+        except Exception:
+            self._errors += 1
+            raise
+
+    async def tokenize(self, prompt: Prompt, *, add_special: bool) -> tuple[int, ...]:
+        worker = await self._fleet.ready(self._key, wait_s=WAIT_READY_S)
+        return await worker.tokenize(prompt, add_special=add_special)
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> str:
+        worker = await self._fleet.ready(self._key, wait_s=WAIT_READY_S)
+        return await worker.detokenize(tokens)
+
+    def status(self) -> ModelStatus:
+        return msgspec.structs.replace(
+            self._fleet.replica(self._key).status(),
+            requests=self._requests,
+            errors=self._errors,
+            tokens=self._tokens,
+            last_request=self._last_request,
+        )
+
+    def is_ready(self) -> bool:
+        return self._fleet.replica(self._key).is_ready

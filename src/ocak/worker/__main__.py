@@ -1,0 +1,37 @@
+"""`python -m ocak.worker FD`: a worker on the socket that the front has left open as file descriptor FD."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+import msgspec
+
+from ocak.telemetry import logs
+from ocak.worker.channel import Channel
+from ocak.worker.messages import ToWorker
+
+SWITCH_INTERVAL_S = 0.0005  # the engine's thread must not wait long for the interpreter after each step
+TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+
+
+async def _serve(sock: socket.socket) -> None:
+    channel = await Channel.open(sock, TO_WORKER)
+    from ocak.worker.service import Worker  # imports llama.cpp: after the socket is open
+
+    await Worker(channel).run()
+    os._exit(0)  # at once: a load or a step may be under way in another thread
+
+
+def main() -> None:
+    logs.set_up("warning")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the front's to handle
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()

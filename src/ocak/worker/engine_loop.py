@@ -1,0 +1,131 @@
+"""The thread that drives the engine: takes requests in, steps, and publishes what came of each step at once.
+
+One hand-over to the socket's loop per step, whatever the number of requests. Everything that an answer needs
+(its sequence, its text) belongs to this thread.
+Invariant: every answer that was started gets one `Finished` or `Failed`, unless it was cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ocak.core.errors import GenerationFailed, to_wire
+from ocak.core.events import Delta, Finished, FinishReason, Started
+from ocak.engine.engine import Admitted, Broken, Engine, Output, Sampled
+from ocak.engine.sequence import Sequence
+from ocak.worker.messages import Events, Failed, RequestEvent
+from ocak.worker.text import AnswerText
+
+logger = logging.getLogger("ocak.worker")
+
+
+@dataclass(slots=True)
+class Answer:
+    """A sequence, whose id is the front's handle, and the text it becomes."""
+
+    sequence: Sequence
+    text: AnswerText
+    echo: str = ""  # text that goes before the answer
+    num_unsent: int = field(default=0, init=False)  # tokens whose text has not gone out yet
+
+
+class EngineLoop(threading.Thread):
+    def __init__(self, engine: Engine, piece: Callable[[int], bytes], publish: Callable[[Events], None]) -> None:
+        super().__init__(name="engine", daemon=True)
+        self._engine = engine
+        self._piece = piece
+        self._publish = publish
+        self._commands: queue.SimpleQueue[Answer | int] = queue.SimpleQueue()
+        self._answers: dict[int, Answer] = {}
+        self._step_started: float | None = None
+
+    def start_answer(self, answer: Answer) -> None:
+        """Hand over a new answer; from any thread."""
+        self._commands.put(answer)
+
+    def cancel(self, handle: int) -> None:
+        """End an answer without a word more; from any thread. An unknown handle is one that has just ended."""
+        self._commands.put(handle)
+
+    def step_age_s(self) -> float:
+        """How long the step that runs right now has been running; 0 between steps."""
+        started = self._step_started
+        return 0.0 if started is None else time.monotonic() - started
+
+    def run(self) -> None:
+        try:
+            while True:
+                has_news = self._take_commands()
+                events = self._step() if self._engine.has_work else []
+                if events or has_news:
+                    self._publish(Events(events, self._engine.stats()))
+                if not self._engine.has_work:
+                    self._engine.check_integrity()
+        except Exception:
+            # The boundary of the thread: without it the worker is of no use, and the fleet starts another.
+            logger.exception("the engine stopped")
+            os._exit(70)
+
+    def _take_commands(self) -> bool:
+        """Apply what has come in, waiting for it when there is nothing else to do."""
+        has_news = False
+        while not self._commands.empty() or not (self._engine.has_work or has_news):
+            command = self._commands.get()
+            if isinstance(command, Answer):
+                self._answers[command.sequence.id] = command
+                self._engine.submit(command.sequence)
+            else:
+                self._forget(command)
+            has_news = True
+        return has_news
+
+    def _forget(self, handle: int) -> None:
+        answer = self._answers.pop(handle, None)
+        if answer is not None:
+            self._engine.finish(answer.sequence)
+
+    def _step(self) -> list[tuple[int, RequestEvent]]:
+        self._step_started = time.monotonic()
+        outputs = self._engine.step()
+        self._step_started = None
+        events: list[tuple[int, RequestEvent]] = []
+        for output in outputs:
+            answer = self._answers[output.sequence.id]
+            events += [(output.sequence.id, event) for event in self._tell(answer, output)]
+        return events
+
+    def _tell(self, answer: Answer, output: Output) -> list[RequestEvent]:
+        match output:
+            case Admitted():
+                echo = [Delta(answer.echo, 0)] if answer.echo else []
+                return [Started(answer.sequence.num_prompt), *echo]
+            case Broken(_, message):
+                del self._answers[answer.sequence.id]
+                return [Failed(to_wire(GenerationFailed(message)))]
+            case Sampled(_, token, reason):
+                return self._tell_token(answer, token, reason)
+
+    def _tell_token(self, answer: Answer, token: int, reason: FinishReason | None) -> list[RequestEvent]:
+        answer.num_unsent += 1
+        is_end = token in answer.sequence.end_tokens
+        text = "" if is_end else answer.text.push(self._piece(token))
+        if answer.text.is_stopped:
+            self._engine.finish(answer.sequence)
+            reason = "stop"
+        elif reason is not None:
+            text += answer.text.finish()
+            reason = "stop" if answer.text.is_stopped else reason
+        events: list[RequestEvent] = []
+        if text:
+            events.append(Delta(text, answer.num_unsent))
+            answer.num_unsent = 0
+        if reason is not None:
+            del self._answers[answer.sequence.id]
+            events.append(Finished(reason, answer.sequence.usage))
+        return events

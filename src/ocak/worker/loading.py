@@ -1,0 +1,129 @@
+"""Builds everything a worker serves with, from a GGUF file: weights, context, engine, prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ocak.core.errors import LoadFailed
+from ocak.core.request import Message, Sampling
+from ocak.core.status import ModelInfo
+from ocak.engine.engine import Engine
+from ocak.engine.runner import Chunk
+from ocak.engine.scheduler import SchedulerLimits
+from ocak.llama import library
+from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
+from ocak.llama.model import LlamaModel, WeightOptions
+from ocak.llama.runner import LlamaRunner
+from ocak.memory.devices import num_cores, present_gpu
+from ocak.memory.estimate import KvSettings, kv_bytes
+from ocak.memory.gguf_header import read_model
+from ocak.worker.messages import LoadOptions
+from ocak.worker.prompt import PromptReader
+from ocak.worker.template import ChatTemplate
+
+DEFAULT_CONTEXT = 4096  # at most, where the owner asked for none
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    model: LlamaModel
+    engine: Engine
+    prompts: PromptReader
+    info: ModelInfo
+
+
+def load(options: LoadOptions, on_progress: Callable[[float], None]) -> LoadedModel:
+    """Load the model and run it once, so that the first request pays for nothing. Raises `LoadFailed`."""
+    started = time.perf_counter()
+    header = read_model(Path(options.path)).header
+    library.initialise()
+    weights = WeightOptions(options.gpu_layers, options.mmap, options.mlock)
+    model = LlamaModel(options.path, weights, on_progress)
+    if not model.can_generate:
+        raise LoadFailed(f"{options.path} is no text-generation model (architecture {model.architecture})")
+    prompts = PromptReader(model.vocabulary, _template(options, model))
+    sizes = context_options(options, model.trained_context)
+    context = LlamaContext(model, sizes)
+    runner = LlamaRunner(context, model.vocabulary)
+    _warm_up(runner)
+    gpu = library.gpu_device() if options.gpu_layers != 0 else None
+    info = ModelInfo(
+        architecture=model.architecture,
+        name=model.name,
+        num_parameters=model.num_parameters,
+        weights_bytes=model.weights_bytes,
+        kv_bytes=kv_bytes(header, KvSettings(sizes.kv_cells, options.kv_type, options.kv_type)),
+        vocabulary=model.vocabulary.size,
+        context=sizes.context,
+        trained_context=model.trained_context,
+        parallel=sizes.parallel,
+        kv_cells=sizes.kv_cells,
+        has_chat_template=options.chat_template is not None or model.chat_template is not None,
+        has_infill=model.vocabulary.infill is not None,
+        gpu=gpu,
+        idle_gpu=present_gpu() if library.gpu_device() is None else None,
+        load_s=time.perf_counter() - started,
+    )
+    return LoadedModel(model, _engine(runner, sizes, options.step_target_s), prompts, info)
+
+
+def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:
+    """Settle every size that was left open, and refuse the impossible. Pure."""
+    if options.context > trained_context:
+        raise LoadFailed(
+            f"context {options.context} is more than the {trained_context} tokens this model was trained for; "
+            f"set --context {trained_context} or less"
+        )
+    if options.parallel > library.MAX_SEQUENCES:
+        raise LoadFailed(f"parallel {options.parallel} is more than llama.cpp's {library.MAX_SEQUENCES} sequences")
+    context = options.context or min(trained_context, DEFAULT_CONTEXT)
+    kv_cells = options.kv_cells or context * options.parallel
+    if kv_cells < context:
+        raise LoadFailed(
+            f"kv_cells {kv_cells} cannot hold one sequence of {context} tokens; "
+            f"set --kv-cells {pad_cells(context)} or more, or a smaller --context"
+        )
+    return ContextOptions(
+        context=context,
+        parallel=options.parallel,
+        kv_cells=min(kv_cells, context * options.parallel),
+        batch_tokens=max(options.batch_tokens, options.parallel),
+        threads=options.threads or num_cores(),
+        kv_type=options.kv_type,
+        kv_offload=options.kv_offload,
+        flash_attn=options.flash_attn,
+    )
+
+
+def _engine(runner: LlamaRunner, sizes: ContextOptions, step_target_s: float) -> Engine:
+    limits = SchedulerLimits(
+        num_slots=sizes.parallel,
+        context=sizes.context,
+        num_cells=sizes.kv_cells,
+        batch_tokens=sizes.batch_tokens,
+    )
+    return Engine(runner, limits, step_target_s=step_target_s)
+
+
+def _template(options: LoadOptions, model: LlamaModel) -> ChatTemplate | None:
+    """Compile the chat template and render a first conversation: a template that hangs, hangs here."""
+    source = options.chat_template or model.chat_template
+    if source is None:
+        return None
+    tokens = {"bos_token": model.vocabulary.bos_text, "eos_token": model.vocabulary.eos_text}
+    template = ChatTemplate(source, {**tokens, **options.chat_template_kwargs})
+    template.render([Message("user", "hello")])
+    return template
+
+
+def _warm_up(runner: LlamaRunner) -> None:
+    sampler = runner.new_sampler(Sampling(temperature=0), ())
+    runner.run([Chunk(slot=0, start=0, tokens=[0] * WARM_UP_TOKENS, sampler=sampler)])
+    runner.clear(0)
+    runner.decode_s = 0.0
+
+
+WARM_UP_TOKENS = 8

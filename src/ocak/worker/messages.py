@@ -1,0 +1,118 @@
+"""What the front and a worker say to each other, as length-prefixed MessagePack.
+
+The front speaks first: one `Load`; then `Submit`, `Cancel`, `Tokenize`, `Detokenize` in any order. The worker
+answers `Loading` (progress) and `Loaded` or `Rejected`; then `Events` (all that one engine step produced, for
+every request, in one frame), `Reply` to each call, `Refused` for what cannot be served, and a `Heartbeat` twice a
+second. The end of the socket ends the worker; the end of the worker ends the socket.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ocak.core.errors import WireError
+from ocak.core.events import Delta, Finished, Started
+from ocak.core.request import GenerateRequest, Prompt
+from ocak.core.status import EngineStats, ModelInfo
+
+
+class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a GGUF model is loaded; `context` is tokens per sequence, 0 what the model was trained for (capped)."""
+
+    path: str
+    context: int = 0
+    parallel: int = 4
+    kv_cells: int = 0  # 0: context x parallel; fewer are shared by all sequences
+    batch_tokens: int = 512
+    step_target_s: float = 0.2  # a step, and so the gap between two tokens, should not last longer
+    threads: int = 0  # 0: every core
+    gpu_layers: int = -1  # -1: all, if a GPU is there
+    kv_offload: bool = True
+    kv_type: str = "f16"
+    flash_attn: str = "auto"
+    mmap: bool = True
+    mlock: bool = False
+    chat_template: str | None = None  # None: the model's own
+    chat_template_kwargs: dict[str, str | int | float | bool] = {}
+
+
+# front to worker
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    options: LoadOptions
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    handle: int  # the front's name for this request on this worker
+    request: GenerateRequest
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    handle: int
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag=True):
+    handle: int
+    prompt: Prompt
+    add_special: bool = True
+
+
+class Detokenize(msgspec.Struct, frozen=True, tag=True):
+    handle: int
+    tokens: tuple[int, ...]
+
+
+# worker to front
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    progress: float  # 0 to 1
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    info: ModelInfo
+
+
+class Rejected(msgspec.Struct, frozen=True, tag=True):
+    error: WireError
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    error: WireError
+
+
+RequestEvent = Started | Delta | Finished | Failed
+
+
+class Events(msgspec.Struct, frozen=True, tag=True):
+    """Pairs of a handle and its next event, in the order they came; `stats` as they stood after them."""
+
+    events: list[tuple[int, RequestEvent]]
+    stats: EngineStats
+
+
+class Reply(msgspec.Struct, frozen=True, tag=True):
+    """The answer to one `Tokenize` (tokens) or `Detokenize` (text)."""
+
+    handle: int
+    tokens: tuple[int, ...] = ()
+    text: str = ""
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """A `Submit`, `Tokenize` or `Detokenize` that never reached the engine, and why."""
+
+    handle: int
+    error: WireError
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """The worker's loop turns; `stuck_s` is the age of the step or template that runs right now."""
+
+    stuck_s: float
+    rss_bytes: int
+
+
+ToWorker = Load | Submit | Cancel | Tokenize | Detokenize
+FromWorker = Loading | Loaded | Rejected | Events | Reply | Refused | Heartbeat

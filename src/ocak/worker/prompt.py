@@ -1,0 +1,81 @@
+"""Turns any prompt into the token ids that the engine reads, and back. Knows no slot and no sampling."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ocak.core.errors import InvalidRequest
+from ocak.core.limits import check_text
+from ocak.core.request import ChatPrompt, InfillPrompt, Prompt, TextPrompt, TokenPrompt
+from ocak.llama.vocabulary import InfillTokens
+from ocak.worker.template import ChatTemplate
+
+
+class Tokens(Protocol):
+    """A vocabulary, as far as prompts need it."""
+
+    size: int
+    infill: InfillTokens | None
+
+    @property
+    def bos_text(self) -> str: ...
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+
+    def text(self, tokens: tuple[int, ...]) -> str: ...
+
+
+class PromptReader:
+    def __init__(self, vocabulary: Tokens, template: ChatTemplate | None) -> None:
+        self._vocabulary = vocabulary
+        self._template = template
+
+    def read(self, prompt: Prompt, *, add_special: bool = True) -> list[int]:
+        """Return the prompt's token ids. Raises `InvalidRequest`."""
+        match prompt:
+            case TokenPrompt(tokens):
+                return self._checked(tokens)
+            case TextPrompt(text):
+                check_text(text, "prompt")
+                return self._vocabulary.tokenize(text, add_special=add_special, parse_special=True)
+            case ChatPrompt():
+                return self._read_chat(prompt)
+            case InfillPrompt(prefix, suffix):
+                return self._read_infill(prefix, suffix)
+
+    def write(self, tokens: tuple[int, ...]) -> str:
+        """Return the text of token ids. Raises `InvalidRequest` for an id that the model does not have."""
+        return self._vocabulary.text(tuple(self._checked(tokens)))
+
+    def _checked(self, tokens: tuple[int, ...]) -> list[int]:
+        for token in tokens:
+            if not 0 <= token < self._vocabulary.size:
+                raise InvalidRequest(
+                    f"token id {token} is not one of the model's 0 to {self._vocabulary.size - 1}", param="prompt"
+                )
+        return list(tokens)
+
+    def _read_chat(self, prompt: ChatPrompt) -> list[int]:
+        if self._template is None:
+            raise InvalidRequest(
+                "this model has no chat template: use /v1/completions, or serve it with --chat-template FILE",
+                param="messages",
+            )
+        for message in prompt.messages:
+            check_text(message.content, "messages")
+        text = self._template.render(prompt.messages)
+        bos = self._vocabulary.bos_text
+        has_bos = bool(bos) and text.startswith(bos)
+        return self._vocabulary.tokenize(text, add_special=not has_bos, parse_special=True)
+
+    def _read_infill(self, prefix: str, suffix: str) -> list[int]:
+        marks = self._vocabulary.infill
+        if marks is None:
+            raise InvalidRequest("this model has no fill-in-the-middle tokens: leave suffix out", param="suffix")
+        check_text(prefix, "prompt")
+        check_text(suffix, "suffix")
+
+        def plain(text: str) -> list[int]:
+            return self._vocabulary.tokenize(text, add_special=False, parse_special=False)
+
+        return [marks.prefix, *plain(prefix), marks.suffix, *plain(suffix), marks.middle]

@@ -1,0 +1,51 @@
+"""Token bytes to text that is safe to show: whole UTF-8 characters, and no part of a stop string.
+
+Invariant: the text handed out, put together, is the answer up to its first stop string, character for character.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+
+class AnswerText:
+    """The text of one answer as it grows."""
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = tuple(stop)
+        self._held = ""  # decoded, but perhaps the beginning of a stop string
+        self.is_stopped = False
+
+    def push(self, piece: bytes) -> str:
+        """Take a token's bytes; return the text that is safe by now. `is_stopped` tells of a stop string."""
+        text = self._decoder.decode(piece)
+        return self._release(text) if self._stop else text
+
+    def finish(self) -> str:
+        """Return what was held back; the answer ended without a stop string."""
+        text = self._decoder.decode(b"", final=True)
+        if not self._stop:
+            return text
+        safe = self._release(text)
+        held, self._held = self._held, ""
+        return safe + held
+
+    def _release(self, text: str) -> str:
+        self._held += text
+        found = min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
+        if found is not None:
+            self.is_stopped = True
+            safe, self._held = self._held[:found], ""
+            return safe
+        keep = max(_overlap(self._held, stop) for stop in self._stop)
+        split = len(self._held) - keep
+        safe, self._held = self._held[:split], self._held[split:]
+        return safe
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of `text` with which `stop` could begin."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

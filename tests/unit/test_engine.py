@@ -1,0 +1,197 @@
+"""The engine and its scheduler on a fake model whose every token depends on all tokens before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ocak.core.request import Sampling
+from ocak.engine.engine import Admitted, Broken, Engine, Sampled
+from ocak.engine.runner import FakeRunner, NoRoom, RunFailed
+from ocak.engine.scheduler import SchedulerLimits
+from ocak.engine.sequence import Sequence
+
+CONTEXT = 64
+MAX_STEPS = 20_000
+
+
+@dataclass(frozen=True)
+class Job:
+    prompt: tuple[int, ...]
+    max_tokens: int = 8
+    seed: int = 0
+    leaves_after: int | None = None  # steps, then it is cancelled
+    arrives_at: int = 0  # step
+
+
+def sequence(index: int, job: Job) -> Sequence:
+    return Sequence(
+        id=index,
+        tokens=list(job.prompt),
+        sampling=Sampling(seed=job.seed),
+        max_tokens=job.max_tokens,
+        end_tokens=frozenset({13}),
+    )
+
+
+def limits(slots: int = 4, batch_tokens: int = 32, cells: int | None = None) -> SchedulerLimits:
+    return SchedulerLimits(
+        num_slots=slots, context=CONTEXT, num_cells=cells or CONTEXT * slots, batch_tokens=batch_tokens
+    )
+
+
+def serve(jobs: list[Job], size: SchedulerLimits) -> tuple[list[list[int]], FakeRunner, Engine]:
+    """Run every job to its end or its leaving; return the answers' tokens."""
+    runner = FakeRunner(num_cells=size.num_cells)
+    engine = Engine(runner, size)
+    sequences = [sequence(index, job) for index, job in enumerate(jobs)]
+    waiting = list(range(len(jobs)))
+    ended: list[int] = []
+    for step in range(MAX_STEPS):
+        for index in [i for i in waiting if jobs[i].arrives_at <= step]:
+            waiting.remove(index)
+            engine.submit(sequences[index])
+        for index, job in enumerate(jobs):
+            if job.leaves_after is not None and step >= job.arrives_at + job.leaves_after:
+                engine.finish(sequences[index])
+        if not engine.has_work and not waiting:
+            break
+        if engine.has_work:
+            ended += [o.sequence.id for o in engine.step() if isinstance(o, Sampled) and o.reason]
+            engine.check_integrity()
+            assert sum(len(chunk.tokens) for chunk in runner.batches[-1]) <= size.batch_tokens
+    assert len(ended) == len(set(ended)), "a sequence finished twice"
+    assert set(ended) == {i for i, job in enumerate(jobs) if job.leaves_after is None or i in ended}
+    assert runner.cells == {}, "cells left behind"
+    assert all(sampler.is_closed for sampler in runner.samplers), "a sampler was left open"
+    assert engine.stats().slots_used == engine.stats().kv_cells_used == 0
+    return [s.tokens[s.num_prompt :] for s in sequences], runner, engine
+
+
+jobs_strategy = st.lists(
+    st.builds(
+        Job,
+        prompt=st.lists(st.integers(0, 96), min_size=1, max_size=CONTEXT - 1).map(tuple),
+        max_tokens=st.integers(1, 40),
+        seed=st.integers(0, 3),
+        arrives_at=st.integers(0, 30),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(deadline=None)
+@given(jobs_strategy, st.integers(1, 6), st.integers(6, 80))
+def test_batching_never_changes_the_tokens(jobs: list[Job], slots: int, budget: int) -> None:
+    alone = [serve([job], limits(1, 10_000))[0][0] for job in jobs]
+    together, _, _ = serve(jobs, limits(slots, budget))
+    assert together == alone
+
+
+@settings(deadline=None)
+@given(jobs_strategy, st.integers(2, 6), st.integers(CONTEXT, 2 * CONTEXT))
+def test_overcommitted_cells_never_change_the_tokens_and_never_fail_anybody(
+    jobs: list[Job], slots: int, cells: int
+) -> None:
+    alone = [serve([job], limits(1, 10_000))[0][0] for job in jobs]
+    together, _, _ = serve(jobs, limits(slots, 16, cells))
+    assert together == alone
+
+
+@settings(deadline=None)
+@given(jobs_strategy, st.lists(st.one_of(st.none(), st.integers(0, 20)), min_size=12, max_size=12))
+def test_those_who_leave_change_nothing_for_those_who_stay(jobs: list[Job], leaving: list[int | None]) -> None:
+    mixed = [
+        Job(job.prompt, job.max_tokens, job.seed, leaves, job.arrives_at)
+        for job, leaves in zip(jobs, leaving, strict=False)
+    ]
+    together, _, _ = serve(mixed, limits(3, 16))
+    for job, answer in zip(mixed, together, strict=True):
+        full = serve([Job(job.prompt, job.max_tokens, job.seed)], limits(1, 10_000))[0][0]
+        assert answer == full if job.leaves_after is None else answer == full[: len(answer)]
+
+
+def test_overcommitted_cells_do_preempt() -> None:
+    jobs = [Job(tuple(range(20 + i, 50 + i)), max_tokens=30) for i in range(4)]
+    _, _, engine = serve(jobs, limits(4, 16, CONTEXT + 16))
+    assert engine.stats().preemptions > 0
+
+
+def test_a_decoding_sequence_gets_a_token_in_every_step_of_a_long_prompt() -> None:
+    engine = Engine(FakeRunner(), limits(2, 20))
+    first = sequence(0, Job((1, 2), max_tokens=50))
+    engine.submit(first)
+    engine.step()
+    engine.submit(sequence(1, Job(tuple(range(60)), max_tokens=1)))
+    for _ in range(3):
+        assert any(isinstance(o, Sampled) and o.sequence is first for o in engine.step())
+
+
+def test_a_waiting_sequence_takes_the_slot_in_the_step_after_it_is_freed() -> None:
+    engine = Engine(FakeRunner(), limits(1))
+    first, second = sequence(0, Job((1,), max_tokens=50)), sequence(1, Job((2,), max_tokens=50))
+    engine.submit(first)
+    engine.submit(second)
+    engine.step()
+    engine.finish(first)
+    assert any(isinstance(o, Admitted) and o.sequence is second for o in engine.step())
+
+
+def test_finishing_twice_does_nothing() -> None:
+    engine = Engine(FakeRunner(), limits(1))
+    first = sequence(0, Job((1,)))
+    engine.submit(first)
+    engine.step()
+    engine.finish(first)
+    engine.finish(first)
+    engine.check_integrity()
+
+
+def test_the_end_of_the_context_ends_the_answer() -> None:
+    answers, _, _ = serve([Job(tuple(range(14, 14 + CONTEXT - 3)), max_tokens=1000)], limits(1))
+    assert len(answers[0]) == 3 or answers[0][-1] == 13
+
+
+def test_a_failed_batch_breaks_its_sequences_and_no_later_one() -> None:
+    runner = FakeRunner(failures=[RunFailed("out of luck")])
+    engine = Engine(runner, limits(2))
+    broken, waiting = [sequence(i, Job((i + 1,))) for i in range(2)], sequence(2, Job((5,)))
+    for each in [*broken, waiting]:
+        engine.submit(each)
+    outputs = engine.step()
+    assert [o.sequence for o in outputs if isinstance(o, Broken)] == broken
+    assert any(isinstance(o, Sampled) and o.sequence is waiting for o in engine.step())
+    engine.finish(waiting)
+    assert runner.cells == {}
+
+
+def test_no_room_preempts_the_newest_and_loses_no_token() -> None:
+    expected, _, _ = serve([Job((i + 1, 5), max_tokens=6) for i in range(3)], limits(3))
+    runner = FakeRunner(failures=[NoRoom("full"), NoRoom("full")])
+    engine = Engine(runner, limits(3))
+    sequences = [sequence(i, Job((i + 1, 5), max_tokens=6)) for i in range(3)]
+    for each in sequences:
+        engine.submit(each)
+    while engine.has_work:
+        assert not any(isinstance(o, Broken) for o in engine.step())
+        engine.check_integrity()
+    assert [s.tokens[2:] for s in sequences] == expected
+
+
+def test_no_room_for_a_lone_sequence_is_said_to_it() -> None:
+    engine = Engine(FakeRunner(failures=[NoRoom("full")]), limits(1))
+    engine.submit(sequence(0, Job((1,))))
+    assert [o.message for o in engine.step() if isinstance(o, Broken)] == ["full"]
+    assert not engine.has_work
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_same_seed_gives_the_same_tokens_alone_and_in_a_busy_batch(seed: int) -> None:
+    job = Job((3, 1, 4), max_tokens=20, seed=seed)
+    alone = serve([job], limits(1))[0][0]
+    busy = [Job((i,) * (i + 1), max_tokens=30, seed=i) for i in range(7)]
+    assert serve([*busy, job], limits(4, 16))[0][-1] == alone
