@@ -85,7 +85,8 @@ def test_a_number_out_of_range_is_refused_by_name(field: str, value: object) -> 
 
 
 @pytest.mark.parametrize(
-    "stopping", [Stopping(max_tokens=0), Stopping(stop=("",)), Stopping(stop=("x",) * 17), Stopping(stop=("x" * 2000,))]
+    "stopping",
+    [Stopping(max_tokens=0), Stopping(stop=("",)), Stopping(stop=("x",) * 17), Stopping(stop=("x" * 2000,))],
 )
 def test_stopping_out_of_range_is_refused(stopping: Stopping) -> None:
     with pytest.raises(InvalidRequest):
@@ -98,7 +99,9 @@ def test_lone_surrogates_are_refused_and_nul_is_text() -> None:
         check_text("a\ud800b", "prompt")
 
 
-@pytest.mark.parametrize("kind", [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.OcakError)])
+@pytest.mark.parametrize(
+    "kind", [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.OcakError)]
+)
 def test_every_error_survives_the_wire(kind: type[errors.OcakError]) -> None:
     back = from_wire(to_wire(kind("why", param="field", retry_after_s=2.0)))
     assert type(back) is kind

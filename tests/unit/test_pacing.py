@@ -16,7 +16,9 @@ def settle(token_s: float, decode_s: float, target_s: float = 0.2, ceiling: int 
 
 
 @given(st.floats(1e-5, 0.1), st.floats(0, 0.05))
-def test_a_step_lasts_no_longer_than_the_target_unless_the_floor_is_longer(token_s: float, decode_s: float) -> None:
+def test_a_step_lasts_no_longer_than_the_target_unless_the_floor_is_longer(
+    token_s: float, decode_s: float
+) -> None:
     chunk = settle(token_s, decode_s)
     assert FLOOR <= chunk <= 512
     assert chunk == FLOOR or decode_s + chunk * token_s <= 0.2 * 1.1
