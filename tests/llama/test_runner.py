@@ -1,0 +1,193 @@
+"""llama.cpp underneath: cells, batches and samplers on a tiny real model."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama_cpp import llama_cpp as c
+
+from ocak.core.errors import LoadFailed
+from ocak.core.request import Sampling
+from ocak.engine.engine import Engine
+from ocak.engine.runner import Chunk
+from ocak.engine.scheduler import SchedulerLimits
+from ocak.engine.sequence import Sequence
+from ocak.llama import library
+from ocak.llama.context import ContextOptions, LlamaContext
+from ocak.llama.model import LlamaModel, WeightOptions
+from ocak.llama.runner import LlamaRunner
+from ocak.llama.sampler import LlamaSampler
+
+GREEDY = Sampling(temperature=0)
+CONTEXT = 256
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Iterator[LlamaModel]:
+    library.initialise()
+    loaded = LlamaModel(str(tiny_model), WeightOptions(), lambda _progress: None)
+    yield loaded
+    loaded.close()
+
+
+def options(**changes: object) -> ContextOptions:
+    settings: dict[str, object] = {
+        "context": CONTEXT,
+        "parallel": 4,
+        "kv_cells": CONTEXT * 4,
+        "batch_tokens": 128,
+        "threads": 1,
+        "kv_type": "f16",
+        "kv_offload": True,
+        "flash_attn": "auto",
+    }
+    return ContextOptions(**(settings | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def context(model: LlamaModel) -> Iterator[LlamaContext]:
+    made = LlamaContext(model, options())
+    yield made
+    made.close()
+
+
+def serve(
+    model: LlamaModel, prompts: list[list[int]], sizes: ContextOptions, sampling: Sampling
+) -> list[list[int]]:
+    """Serve every prompt at once; return the tokens that followed."""
+    context = LlamaContext(model, sizes)
+    limits = SchedulerLimits(sizes.parallel, sizes.context, sizes.kv_cells, sizes.batch_tokens)
+    engine = Engine(LlamaRunner(context, model.vocabulary), limits)
+    sequences = [Sequence(i, list(prompt), sampling, 20, frozenset()) for i, prompt in enumerate(prompts)]
+    for sequence in sequences:
+        engine.submit(sequence)
+    while engine.has_work:
+        engine.step()
+        engine.check_integrity()
+    context.close()
+    return [sequence.tokens[sequence.num_prompt :] for sequence in sequences]
+
+
+def used_cells(context: LlamaContext, slot: int) -> int:
+    memory = c.llama_get_memory(context.pointer)
+    return int(c.llama_memory_seq_pos_max(memory, slot)) + 1
+
+
+PROMPTS = [[(7 * i + j * j) % 250 + 1 for j in range(5 + 17 * i)] for i in range(6)]
+
+
+@pytest.mark.parametrize("kv_cells", [CONTEXT * 4, CONTEXT], ids=["split", "unified and over-committed"])
+def test_sequences_do_not_see_each_other(model: LlamaModel, kv_cells: int) -> None:
+    alone = [serve(model, [prompt], options(parallel=1, kv_cells=CONTEXT), GREEDY)[0] for prompt in PROMPTS]
+    assert serve(model, PROMPTS, options(kv_cells=kv_cells), GREEDY) == alone
+
+
+def test_a_drawn_answer_depends_on_its_seed_alone(model: LlamaModel) -> None:
+    drawn = Sampling(temperature=1.0, seed=7)
+    alone = serve(model, PROMPTS[:1], options(parallel=1, kv_cells=CONTEXT), drawn)[0]
+    assert serve(model, PROMPTS, options(), drawn)[0] == alone
+    assert serve(model, PROMPTS[:1], options(), Sampling(temperature=1.0, seed=8))[0] != alone
+
+
+@pytest.mark.parametrize("kv_type", sorted(library.KV_TYPES))
+def test_every_kv_type_serves(model: LlamaModel, kv_type: str) -> None:
+    assert len(serve(model, PROMPTS[:2], options(kv_type=kv_type, flash_attn="on"), GREEDY)[1]) == 20
+
+
+def test_clearing_a_slot_removes_its_cells_and_no_others(model: LlamaModel, context: LlamaContext) -> None:
+    runner = LlamaRunner(context, model.vocabulary)
+    runner.run([Chunk(0, 0, [1, 2, 3], None), Chunk(2, 0, [4, 5], None)])
+    assert [used_cells(context, slot) for slot in range(4)] == [3, 0, 2, 0]
+    runner.clear(0)
+    assert [used_cells(context, slot) for slot in range(4)] == [0, 0, 2, 0]
+
+
+def chunk_and_logits(model: LlamaModel, context: LlamaContext, sampling: Sampling) -> tuple[int, np.ndarray]:
+    runner = LlamaRunner(context, model.vocabulary)
+    sampler = runner.new_sampler(sampling, PROMPTS[2])
+    (token,) = runner.run([Chunk(1, 0, PROMPTS[2], sampler)])
+    logits = context.logits(1)[0].copy()
+    sampler.close()
+    return token, logits
+
+
+def reference(stages: list[object], logits: np.ndarray) -> int:
+    """Apply llama.cpp's samplers to the logits by hand."""
+    data = (c.llama_token_data * len(logits))(*[c.llama_token_data(i, x, 0.0) for i, x in enumerate(logits)])
+    array = c.llama_token_data_array(data, len(logits), -1, False)
+    for stage in stages:
+        c.llama_sampler_apply(stage, ctypes.byref(array))
+        c.llama_sampler_free(stage)
+    return int(data[array.selected].id) if array.data is None else int(array.data[array.selected].id)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "stages"),
+    [
+        (GREEDY, lambda: [c.llama_sampler_init_greedy()]),
+        (
+            Sampling(temperature=0.7, seed=5, top_k=0, top_p=1.0, min_p=0.0),
+            lambda: [c.llama_sampler_init_temp(0.7), c.llama_sampler_init_dist(5)],
+        ),
+        (
+            Sampling(temperature=1.3, seed=5, top_k=20, top_p=0.9, min_p=0.02),
+            lambda: [
+                c.llama_sampler_init_top_k(20),
+                c.llama_sampler_init_top_p(0.9, 1),
+                c.llama_sampler_init_min_p(0.02, 1),
+                c.llama_sampler_init_temp(1.3),
+                c.llama_sampler_init_dist(5),
+            ],
+        ),
+    ],
+    ids=["greedy", "temperature", "all"],
+)
+def test_sampling_is_llama_cpps_own(
+    model: LlamaModel, context: LlamaContext, sampling: Sampling, stages: object
+) -> None:
+    token, logits = chunk_and_logits(model, context, sampling)
+    assert token == reference(stages(), logits)  # type: ignore[operator]
+
+
+def test_penalties_know_the_prompt_and_bias_decides(model: LlamaModel, context: LlamaContext) -> None:
+    token, logits = chunk_and_logits(model, context, GREEDY)
+    context.clear(1)
+    banned, _ = chunk_and_logits(model, context, Sampling(temperature=0, logit_bias={token: -100.0}))
+    assert banned == int(np.argsort(-logits, kind="stable")[1])
+    context.clear(1)
+    wanted = PROMPTS[2][-1]
+    forced = Sampling(temperature=0, logit_bias={wanted: 100.0})
+    assert chunk_and_logits(model, context, forced)[0] == wanted
+    context.clear(1)
+    penal = Sampling(
+        temperature=0, logit_bias={wanted: float(logits.max() - logits[wanted]) + 0.01}, presence_penalty=2.0
+    )
+    assert chunk_and_logits(model, context, penal)[0] != wanted
+
+
+def test_greedy_beside_drawn_in_one_batch(model: LlamaModel, context: LlamaContext) -> None:
+    runner = LlamaRunner(context, model.vocabulary)
+    greedy, drawn = runner.new_sampler(GREEDY, ()), runner.new_sampler(Sampling(seed=3), ())
+    assert isinstance(greedy, LlamaSampler) and greedy.chain is None
+    tokens = runner.run(
+        [Chunk(0, 0, PROMPTS[0], drawn), Chunk(1, 0, PROMPTS[1], None), Chunk(2, 0, PROMPTS[2], greedy)]
+    )
+    assert len(tokens) == 2
+    assert tokens[1] == int(context.logits(2)[1].argmax())
+    greedy.close()
+    drawn.close()
+
+
+def test_any_text_survives_the_vocabulary(model: LlamaModel) -> None:
+    for text in ("", "hello", "çay 😀 \0 \x7f", "a" * 5000, "\n\n\t  "):
+        ids = model.vocabulary.tokenize(text, add_special=False, parse_special=False)
+        assert b"".join(map(model.vocabulary.piece, ids)).decode() == text
+
+
+def test_a_file_that_llama_cpp_refuses_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match="nothing.gguf"):
+        LlamaModel(str(tmp_path / "nothing.gguf"), WeightOptions(), lambda _progress: None)
