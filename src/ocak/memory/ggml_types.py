@@ -1,0 +1,43 @@
+"""Decides how many bytes a row of each ggml type takes. Knows no file and no model.
+
+Invariant: the table equals ggml's own (`ggml.c: type_traits`); a test compares it with the `gguf` package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class GgmlType:
+    """One storage type: `block_bytes` bytes hold `block_size` consecutive elements of a row."""
+
+    name: str
+    block_size: int
+    block_bytes: int
+
+    def row_bytes(self, num_elements: int) -> int:
+        """Bytes of a row; `num_elements` must be a multiple of the block size (`ggml_row_size`)."""
+        assert num_elements % self.block_size == 0, f"{num_elements} elements do not fill blocks of {self}"
+        return num_elements // self.block_size * self.block_bytes
+
+
+# fmt: off
+_TABLE: Final = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
+    28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
+}
+# fmt: on
+
+TYPE_BY_ID: Final[Mapping[int, GgmlType]] = MappingProxyType({i: GgmlType(*row) for i, row in _TABLE.items()})
+TYPE_BY_NAME: Final[Mapping[str, GgmlType]] = MappingProxyType({t.name: t for t in TYPE_BY_ID.values()})
