@@ -67,6 +67,7 @@ def test_a_ring_keeps_no_key_in_clear() -> None:
         ("top_p", 1.5),
         ("top_k", -1),
         ("top_k", 2**40),
+        ("top_k", 10**400),
         ("min_p", -1.0),
         ("repetition_penalty", 0.0),
         ("presence_penalty", 3.0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ocak.core.errors import InvalidRequest
@@ -10,6 +9,7 @@ from ocak.core.request import Sampling, Stopping
 
 INT32_MAX = 2**31 - 1
 UINT32_MAX = 2**32 - 1
+MAX_SHOWN = 40  # characters of a wrong number in its message
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class Range:
     high: float
 
     def check(self, name: str, value: float) -> None:
-        if not math.isfinite(value) or not self.low <= value <= self.high:
+        if not self.low <= value <= self.high:  # false for NaN, and exact for any integer
             raise InvalidRequest(
-                f"{name} must be between {self.low:g} and {self.high:g}, not {value:g}", param=name
+                f"{name} must be between {self.low:g} and {self.high:g}, not {str(value)[:MAX_SHOWN]}", param=name
             )
 
 

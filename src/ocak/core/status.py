@@ -34,7 +34,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     preemptions: int = 0
     steps: int = 0
-    busy_s: float = 0.0  # wall time inside engine steps
+    busy_s: float = 0.0  # wall time of the engine's thread while it had work
     decode_s: float = 0.0  # of it, inside the model's forward passes
     prompt_tokens: int = 0
     generation_tokens: int = 0

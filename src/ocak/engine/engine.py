@@ -52,7 +52,6 @@ class Engine:
         self._scheduler = Scheduler(limits)
         self._pacer = Pacer(step_target_s, limits.batch_tokens)
         self._num_steps = 0
-        self._busy_s = 0.0
         self._num_prompt_tokens = 0
         self._num_generated = 0
 
@@ -90,10 +89,8 @@ class Engine:
             outputs += self._break(batch, str(error))
         else:
             outputs += self._apply(batch, tokens)
-        seconds = time.perf_counter() - started
-        self._pacer.observe(num_prefill, seconds)
+        self._pacer.observe(num_prefill, time.perf_counter() - started)
         self._num_steps += 1
-        self._busy_s += seconds
         return outputs
 
     def _schedule(self) -> Batch:
@@ -145,7 +142,8 @@ class Engine:
             self.finish(sequence)
         return [Broken(sequence, message) for sequence, _ in batch.rows]
 
-    def stats(self) -> EngineStats:
+    def stats(self, busy_s: float = 0.0) -> EngineStats:
+        """A snapshot; `busy_s` is the caller's measure of its time with the engine."""
         scheduler = self._scheduler
         return EngineStats(
             slots=scheduler.limits.num_slots,
@@ -156,7 +154,7 @@ class Engine:
             waiting=len(scheduler.waiting),
             preemptions=scheduler.num_preemptions,
             steps=self._num_steps,
-            busy_s=self._busy_s,
+            busy_s=busy_s,
             decode_s=self._runner.decode_s,
             prompt_tokens=self._num_prompt_tokens,
             generation_tokens=self._num_generated,

@@ -71,7 +71,7 @@ class Gateway:
             raise InvalidRequest(f"model is required: one of {self._known()}", param="model")
         model = self._by_name.get(name)
         if model is None:
-            close = difflib.get_close_matches(name, self._by_name, n=1)
+            close = difflib.get_close_matches(name[:SHOWN_NAME], self._by_name, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there is {self._known()}"
             raise ModelNotFound(f"no model is called {name[:SHOWN_NAME]!r}; {hint}", param="model")
         return model

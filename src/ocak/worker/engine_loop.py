@@ -44,6 +44,7 @@ class EngineLoop(threading.Thread):
         self._commands: queue.SimpleQueue[Answer | int] = queue.SimpleQueue()
         self._answers: dict[int, Answer] = {}
         self._step_started: float | None = None
+        self._busy_s = 0.0
 
     def start_answer(self, answer: Answer) -> None:
         """Hand over a new answer; from any thread."""
@@ -61,34 +62,45 @@ class EngineLoop(threading.Thread):
     def run(self) -> None:
         try:
             while True:
-                has_news = self._take_commands()
-                events = self._step() if self._engine.has_work else []
-                if events or has_news:
-                    self._publish(Events(events, self._engine.stats()))
-                if not self._engine.has_work:
-                    self._engine.check_integrity()
+                self._wait_for_work()
+                started = time.perf_counter()
+                if self._take_commands():
+                    self._tell_front([])
+                if self._engine.has_work and (events := self._step()):
+                    self._tell_front(events)
+                self._busy_s += time.perf_counter() - started
         except Exception:
             # The boundary of the thread: without it the worker is of no use, and the fleet starts another.
             logger.exception("the engine stopped")
             os._exit(70)
 
+    def _wait_for_work(self) -> None:
+        if self._engine.has_work:
+            return
+        self._engine.check_integrity()
+        self._commands.put(self._commands.get())
+
     def _take_commands(self) -> bool:
-        """Apply what has come in, waiting for it when there is nothing else to do."""
-        has_news = False
-        while not self._commands.empty() or not (self._engine.has_work or has_news):
+        """Apply what has come in; return whether a slot or a place in the queue became free."""
+        has_freed = False
+        while not self._commands.empty():
             command = self._commands.get()
             if isinstance(command, Answer):
                 self._answers[command.sequence.id] = command
                 self._engine.submit(command.sequence)
             else:
-                self._forget(command)
-            has_news = True
-        return has_news
+                has_freed |= self._forget(command)
+        return has_freed
 
-    def _forget(self, handle: int) -> None:
+    def _tell_front(self, events: list[tuple[int, RequestEvent]]) -> None:
+        self._publish(Events(events, self._engine.stats(self._busy_s)))
+
+    def _forget(self, handle: int) -> bool:
         answer = self._answers.pop(handle, None)
-        if answer is not None:
-            self._engine.finish(answer.sequence)
+        if answer is None:
+            return False  # it has just ended by itself
+        self._engine.finish(answer.sequence)
+        return True
 
     def _step(self) -> list[tuple[int, RequestEvent]]:
         self._step_started = time.monotonic()

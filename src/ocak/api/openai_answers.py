@@ -1,0 +1,162 @@
+"""Writes OpenAI's answers: whole ones, and the chunks of a stream as ready bytes. Pure.
+
+What all chunks of a stream share is encoded once; a token then costs one encoding of its text.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from ocak import __version__
+from ocak.api.openai_wire import (
+    AssistantMessage,
+    ChatAnswer,
+    ChatChoice,
+    CompletionAnswer,
+    CompletionChoice,
+    PromptTokensDetails,
+    UsageBody,
+)
+from ocak.core.events import FinishReason, Usage
+from ocak.gateway.gateway import Completion
+
+FINGERPRINT = f"ocak-{__version__}"
+DONE = b"data: [DONE]\n\n"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class AnswerHead(msgspec.Struct, frozen=True):
+    """What is the same in every piece of one answer."""
+
+    id: str
+    created: int
+    model: str
+
+
+class Format(Protocol):
+    """One of OpenAI's two shapes, for one answer. Chunks are whole server-sent events."""
+
+    def whole(self, completions: Sequence[Completion], usage: Usage) -> bytes: ...
+
+    def first(self, index: int) -> bytes: ...
+
+    def text(self, index: int, text: str) -> bytes: ...
+
+    def last(self, index: int, reason: FinishReason) -> bytes: ...
+
+    def usage(self, usage: Usage) -> bytes: ...
+
+
+class CompletionFormat:
+    def __init__(self, model: str, *, include_usage: bool = False) -> None:
+        self._head = AnswerHead(f"cmpl-{secrets.token_hex(12)}", int(time.time()), model)
+        self._frame = _Frame("text_completion", self._head, include_usage)
+
+    def whole(self, completions: Sequence[Completion], usage: Usage) -> bytes:
+        choices = [CompletionChoice(i, c.text, c.reason) for i, c in enumerate(completions)]
+        return _encode(
+            CompletionAnswer(
+                id=self._head.id,
+                created=self._head.created,
+                model=self._head.model,
+                system_fingerprint=FINGERPRINT,
+                choices=choices,
+                usage=usage_body(usage),
+            )
+        )
+
+    def first(self, index: int) -> bytes:
+        return b""
+
+    def text(self, index: int, text: str) -> bytes:
+        choice = b'{"index":%d,"text":%b,"logprobs":null,"finish_reason":null}'
+        return self._frame.around(choice % (index, _encode(text)))
+
+    def last(self, index: int, reason: FinishReason) -> bytes:
+        choice = b'{"index":%d,"text":"","logprobs":null,"finish_reason":%b}'
+        return self._frame.around(choice % (index, _encode(reason)))
+
+    def usage(self, usage: Usage) -> bytes:
+        return self._frame.usage(usage)
+
+
+class ChatFormat:
+    def __init__(self, model: str, *, include_usage: bool = False) -> None:
+        self._head = AnswerHead(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), model)
+        self._frame = _Frame("chat.completion.chunk", self._head, include_usage)
+
+    def whole(self, completions: Sequence[Completion], usage: Usage) -> bytes:
+        choices = [ChatChoice(i, AssistantMessage(c.text), c.reason) for i, c in enumerate(completions)]
+        return _encode(
+            ChatAnswer(
+                id=self._head.id,
+                created=self._head.created,
+                model=self._head.model,
+                system_fingerprint=FINGERPRINT,
+                choices=choices,
+                usage=usage_body(usage),
+            )
+        )
+
+    def first(self, index: int) -> bytes:
+        return self._choice(index, b'{"role":"assistant","content":""}', b"null")
+
+    def text(self, index: int, text: str) -> bytes:
+        return self._choice(index, b'{"content":%b}' % _encode(text), b"null")
+
+    def last(self, index: int, reason: FinishReason) -> bytes:
+        return self._choice(index, b"{}", _encode(reason))
+
+    def usage(self, usage: Usage) -> bytes:
+        return self._frame.usage(usage)
+
+    def _choice(self, index: int, delta: bytes, reason: bytes) -> bytes:
+        choice = b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}'
+        return self._frame.around(choice % (index, delta, reason))
+
+
+class _Frame:
+    """The bytes around a chunk's choices."""
+
+    def __init__(self, kind: str, head: AnswerHead, include_usage: bool) -> None:
+        self._begin = b'data: {"id":%b,"object":%b,"created":%d,"model":%b,"system_fingerprint":%b,"choices":[' % (
+            _encode(head.id),
+            _encode(kind),
+            head.created,
+            _encode(head.model),
+            _encode(FINGERPRINT),
+        )
+        self._end = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+
+    def around(self, choice: bytes) -> bytes:
+        return self._begin + choice + self._end
+
+    def usage(self, usage: Usage) -> bytes:
+        """Return the last chunk of a stream that asked for it: no choices, the usage."""
+        return b'%b],"usage":%b}\n\n' % (self._begin, _encode(usage_body(usage)))
+
+
+def usage_body(usage: Usage) -> UsageBody:
+    return UsageBody(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(usage.cached_tokens, usage.dropped_tokens),
+    )
+
+
+def total_usage(usages: Sequence[Usage], n: int) -> Usage:
+    """Add up the choices' usage, in the order of their index; n answers to one prompt count it once."""
+    prompts = usages[::n]
+    return Usage(
+        prompt_tokens=sum(u.prompt_tokens for u in prompts),
+        completion_tokens=sum(u.completion_tokens for u in usages),
+        cached_tokens=sum(u.cached_tokens for u in prompts),
+        dropped_tokens=sum(u.dropped_tokens for u in prompts),
+    )

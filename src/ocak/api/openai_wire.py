@@ -1,0 +1,129 @@
+"""The bodies of the OpenAI-compatible API, as they travel. Types only: `openai_requests` knows what they mean.
+
+Every field may be null, which means that the request is silent about it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Int = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+ModelName = Annotated[str, Meta(description="A model's key or one of its names.", max_length=256)]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    """A part of a message; only the type `text` is understood."""
+
+    type: str
+    text: str | None = None
+
+
+class MessageBody(msgspec.Struct, frozen=True):
+    role: Role
+    content: str | list[TextPart] | None = None
+    tool_calls: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    function_call: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What chats and completions share."""
+
+    model: ModelName | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Annotated[Int, Meta(description="0 or -1: off.")] | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    repeat_penalty: Annotated[float, Meta(description="The same as repetition_penalty.")] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: Int | None = None
+    logit_bias: dict[Int, float] | None = None
+    max_tokens: Int | None = None
+    stop: str | list[str] | None = None
+    ignore_eos: bool | None = None
+    n: Int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+PROMPT_SCHEMA = {
+    "description": "Text, token ids, or a list of either.",
+    "oneOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+    ],
+}
+
+
+class CompletionBody(CommonBody, frozen=True, kw_only=True):
+    prompt: Annotated[msgspec.Raw, Meta(extra_json_schema=PROMPT_SCHEMA)]
+    suffix: Annotated[str, Meta(description="Text after the hole to fill in.")] | None = None
+    echo: bool | None = None
+
+
+class ChatBody(CommonBody, frozen=True, kw_only=True):
+    messages: list[MessageBody]
+    max_completion_tokens: Annotated[Int, Meta(description="Goes before max_tokens.")] | None = None
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int
+    dropped_tokens: int
+
+
+class UsageBody(msgspec.Struct, frozen=True):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class CompletionChoice(msgspec.Struct, frozen=True):
+    index: int
+    text: str
+    finish_reason: str | None
+    logprobs: None = None
+
+
+class CompletionAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: UsageBody | None
+
+
+class AssistantMessage(msgspec.Struct, frozen=True):
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    index: int
+    message: AssistantMessage
+    finish_reason: str
+    logprobs: None = None
+
+
+class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: UsageBody

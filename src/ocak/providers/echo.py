@@ -1,0 +1,137 @@
+"""A provider that answers with its prompt, word by word: for tests and for trying a client without a model.
+
+Deterministic and instant. A word with the spaces before it is a token. `pause` is awaited before `Started`
+(step 0) and before the nth word (step n), so that a test decides when things happen; `fail_at` raises `failure`
+at such a step. `open_streams` counts the streams that are neither finished nor closed.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from ocak.core.errors import ContextLengthExceeded, InvalidRequest, OcakError
+from ocak.core.events import Delta, Event, Finished, FinishReason, Started, Usage
+from ocak.core.request import ChatPrompt, GenerateRequest, InfillPrompt, Prompt, TextPrompt, TokenPrompt
+from ocak.core.status import EngineStats, ModelState, ModelStatus
+
+WORD = re.compile(r"\s*\S+|\s+$")
+KEPT_REQUESTS = 1024
+Pause = Callable[[int], Awaitable[None]]
+
+
+class EchoProvider:
+    """Streams the prompt back; a chat gets its last message back."""
+
+    def __init__(
+        self,
+        key: str = "echo",
+        *,
+        context: int = 4096,
+        pause: Pause | None = None,
+        fail_at: int | None = None,
+        failure: Exception | None = None,
+    ) -> None:
+        self.key = key
+        self.context = context
+        self.pause = pause
+        self.fail_at = fail_at
+        self.failure = failure or OcakError("echo was told to fail")
+        self.state: ModelState = "ready"
+        self.error: str | None = None
+        self.open_streams = 0
+        self.num_requests = 0
+        self.requests: deque[GenerateRequest] = deque(maxlen=KEPT_REQUESTS)  # the latest
+        self._words: list[str] = []
+        self._ids: dict[str, int] = {}
+        self._loaded_at = time.time()
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        self.num_requests += 1
+        self.requests.append(request)
+        self.open_streams += 1
+        try:
+            async for event in self._answer(request):
+                yield event
+        finally:
+            self.open_streams -= 1
+
+    async def tokenize(self, prompt: Prompt, *, add_special: bool) -> tuple[int, ...]:
+        """Number the words in the order they were first seen."""
+        if isinstance(prompt, TokenPrompt):
+            return prompt.tokens
+        return tuple(self._id(word) for word in WORD.findall(_text(prompt)))
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> str:
+        unknown = next((token for token in tokens if not 0 <= token < len(self._words)), None)
+        if unknown is not None:
+            raise InvalidRequest(f"token {unknown} is not in the vocabulary", param="tokens")
+        return "".join(self._words[token] for token in tokens)
+
+    def status(self) -> ModelStatus:
+        return ModelStatus(
+            key=self.key,
+            provider="echo",
+            kind="text",
+            state=self.state,
+            error=self.error,
+            loaded_at=self._loaded_at if self.state == "ready" else None,
+            requests=self.num_requests,
+            engine=EngineStats(running=self.open_streams),
+        )
+
+    def is_ready(self) -> bool:
+        return self.state == "ready"
+
+    async def _answer(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        prompt = await self._prompt_text(request.prompt)
+        num_prompt = len(WORD.findall(prompt))
+        if num_prompt > self.context:
+            raise ContextLengthExceeded(f"the prompt has {num_prompt} tokens, the context {self.context}")
+        await self._reach(0)
+        yield Started(num_prompt)
+        words, reason = _cut(prompt, request)
+        if request.echo:
+            yield Delta(prompt, 0)
+        for step, word in enumerate(words, start=1):
+            await self._reach(step)
+            yield Delta(word, 1)
+        yield Finished(reason, Usage(prompt_tokens=num_prompt, completion_tokens=len(words)))
+
+    async def _prompt_text(self, prompt: Prompt) -> str:
+        return await self.detokenize(prompt.tokens) if isinstance(prompt, TokenPrompt) else _text(prompt)
+
+    async def _reach(self, step: int) -> None:
+        if self.pause is not None:
+            await self.pause(step)
+        if step == self.fail_at:
+            raise self.failure
+
+    def _id(self, word: str) -> int:
+        if word not in self._ids:
+            self._ids[word] = len(self._words)
+            self._words.append(word)
+        return self._ids[word]
+
+
+def _text(prompt: TextPrompt | ChatPrompt | InfillPrompt | TokenPrompt) -> str:
+    match prompt:
+        case TextPrompt(text):
+            return text
+        case ChatPrompt(messages):
+            return messages[-1].content
+        case InfillPrompt(prefix, suffix):
+            return f"{prefix}|{suffix}"
+        case TokenPrompt():
+            raise AssertionError("tokens are read by the provider's own vocabulary")
+
+
+def _cut(text: str, request: GenerateRequest) -> tuple[list[str], FinishReason]:
+    stopping = request.stopping
+    end = min((at for stop in stopping.stop if (at := text.find(stop)) >= 0), default=len(text))
+    words = WORD.findall(text[:end])
+    if stopping.max_tokens is not None and len(words) > stopping.max_tokens:
+        return words[: stopping.max_tokens], "length"
+    return words, "stop"
