@@ -1,0 +1,1 @@
+"""The benchmark harness: ocak beside its peers, measured in one run on one machine."""

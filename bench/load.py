@@ -1,0 +1,155 @@
+"""A closed-loop load on any OpenAI-compatible server: N clients, each one request after another.
+
+Prompts are random token ids, so their length is exact and none shares a prefix with
+another. Every request is greedy, ignores the end of text and opens a connection of its
+own (llama-server closes idle ones under load, which would count as failures).
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import aiohttp
+import numpy as np
+import uvloop
+
+from bench.servers import Server
+
+FIRST_TOKEN_ID, LAST_TOKEN_ID = 1_000, 150_000  # ordinary words of the Qwen2 vocabulary
+REQUEST_WITHIN_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is asked of a server; equal seeds ask for equal prompts."""
+
+    clients: int
+    requests: int
+    prompt_tokens: int = 128
+    output_tokens: int = 64
+    seed: int = 0
+
+    def prompts(self) -> list[list[int]]:
+        """The prompts, as token ids."""
+        rng = np.random.default_rng(self.seed)
+        ids = rng.integers(FIRST_TOKEN_ID, LAST_TOKEN_ID, (self.requests, self.prompt_tokens))
+        return [row.tolist() for row in ids]
+
+
+@dataclass(slots=True)
+class Answer:
+    """One streamed answer; all times in seconds from its request."""
+
+    num_tokens: int = 0
+    first_s: float = 0.0
+    total_s: float = 0.0
+    chunk_s: list[float] = field(default_factory=list)
+
+    @property
+    def token_s(self) -> float:
+        """Mean time between tokens after the first chunk."""
+        return (self.total_s - self.first_s) / max(1, self.num_tokens - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run of a load."""
+
+    wall_s: float
+    answers: list[Answer]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated, as the server counted them."""
+        return sum(answer.num_tokens for answer in self.answers)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens a second over the whole run, prefill included."""
+        return self.num_tokens / self.wall_s
+
+    @property
+    def first_token_s(self) -> float:
+        """Median time to the first token."""
+        return median(answer.first_s for answer in self.answers)
+
+    @property
+    def token_s(self) -> float:
+        """Median over the answers of the mean time between tokens."""
+        return median(answer.token_s for answer in self.answers)
+
+    def summary(self) -> dict[str, float]:
+        """The figures kept as a sample."""
+        return {
+            "tokens_per_s": self.tokens_per_s,
+            "wall_s": self.wall_s,
+            "num_tokens": self.num_tokens,
+            "first_token_s": self.first_token_s,
+            "token_s": self.token_s,
+        }
+
+
+def run(server: Server, load: Load) -> Outcome:
+    """Put the load on the server; raises when an answer is short or fails."""
+    return uvloop.run(_run(server, load))
+
+
+async def _run(server: Server, load: Load) -> Outcome:
+    bodies = iter([json.dumps(body).encode() for body in _bodies(server.program.served_name, load)])
+    connector = aiohttp.TCPConnector(force_close=True, limit=0)
+    timeout = aiohttp.ClientTimeout(total=REQUEST_WITHIN_S)
+    async with aiohttp.ClientSession(server.url, connector=connector, timeout=timeout) as session:
+        started = time.perf_counter()
+        clients = [_client(session, bodies) for _ in range(load.clients)]
+        answers = [answer for done in await asyncio.gather(*clients) for answer in done]
+        outcome = Outcome(time.perf_counter() - started, answers)
+    _expect_whole(outcome, load)
+    return outcome
+
+
+def _bodies(served_name: str, load: Load) -> Iterator[dict[str, Any]]:
+    for prompt in load.prompts():
+        yield greedy_body(served_name, prompt, load.output_tokens)
+
+
+def greedy_body(served_name: str, prompt: list[int] | str, max_tokens: int, stream: bool = True) -> dict[str, Any]:
+    """A completion request that is greedy and always ``max_tokens`` long."""
+    body = {
+        "model": served_name,
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stream": stream,
+    }
+    body |= {"ignore_eos": True, "cache_prompt": False}
+    return body | ({"stream_options": {"include_usage": True}} if stream else {})
+
+
+async def _client(session: aiohttp.ClientSession, bodies: Iterator[bytes]) -> list[Answer]:
+    return [await _ask(session, body) for body in bodies]
+
+
+async def _ask(session: aiohttp.ClientSession, body: bytes) -> Answer:
+    answer, started, last = Answer(), time.perf_counter(), b""
+    headers = {"Content-Type": "application/json"}
+    async with session.post("/v1/completions", data=body, headers=headers) as response:
+        if response.status != 200:
+            raise RuntimeError(f"{response.status}: {await response.text()}")
+        async for line in response.content:
+            if line.startswith(b"data: {"):
+                answer.chunk_s.append(time.perf_counter() - started)
+                last = line
+    answer.total_s = answer.chunk_s[-1]
+    answer.first_s = answer.chunk_s[0]
+    answer.num_tokens = json.loads(last[6:])["usage"]["completion_tokens"]
+    return answer
+
+
+def _expect_whole(outcome: Outcome, load: Load) -> None:
+    expected = load.requests * load.output_tokens
+    if outcome.num_tokens != expected:
+        raise RuntimeError(f"{outcome.num_tokens} tokens were generated, {expected} were asked for")

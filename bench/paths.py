@@ -1,0 +1,38 @@
+"""Where the peers, the benchmark model and the results are."""
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "benchmarks.md"
+
+
+def peers() -> Path:
+    """The folder that ``python -m bench.prepare`` fills."""
+    return Path(os.environ.get("OCAK_PEERS", ROOT / ".peers"))
+
+
+def llama_cpp() -> Path:
+    """The llama.cpp sources of the installed llama-cpp-python."""
+    return peers() / f"llama_cpp_python-{version('llama-cpp-python')}" / "vendor" / "llama.cpp"
+
+
+def tool(name: str) -> Path:
+    """One of llama.cpp's own programs."""
+    return llama_cpp() / "build" / "bin" / name
+
+
+def model() -> Path:
+    """Shape of Qwen2.5-0.5B, random weights, Q4_0."""
+    return peers() / "models" / "q05-q4_0.gguf"
+
+
+def samples() -> Path:
+    """The folder of the raw samples, one JSON file a benchmark and run."""
+    return peers() / "samples"
+
+
+def embedded_model() -> Path:
+    """The model that ships with ocak."""
+    return ROOT / "src" / "ocak" / "embedded" / "ocak-embedded.gguf"

@@ -1,0 +1,81 @@
+"""Build the peers and the benchmark model, once: what exists already is kept.
+
+    python -m bench.prepare
+
+Everything lands in the folder ``OCAK_PEERS`` (default ``.peers``): the sources that
+the installed llama-cpp-python was built from, llama.cpp's own tools built from them
+(so that both sides run the same kernels), and a model of the shape of Qwen2.5-0.5B
+with random weights, quantised to Q4_0. Needs cmake, a C++ compiler and about ten
+minutes on two cores.
+"""
+
+import subprocess
+import sys
+import tarfile
+from importlib.metadata import version
+from pathlib import Path
+
+from bench import paths
+from bench.report import say
+from bench.shape_model import write_model
+
+TOOLS = ("llama-server", "llama-bench", "llama-batched-bench", "llama-quantize")
+CMAKE_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DGGML_NATIVE=ON",
+    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+)
+
+
+def prepare() -> None:
+    """Make sure the peers and the model exist."""
+    paths.peers().mkdir(parents=True, exist_ok=True)
+    _unpack_sources()
+    _build_tools()
+    _make_model()
+    say(f"peers and model are ready in {paths.peers()}")
+
+
+def _unpack_sources() -> None:
+    if paths.llama_cpp().is_dir():
+        return
+    wanted = f"llama-cpp-python=={version('llama-cpp-python')}"
+    say(f"fetching the sources of {wanted}")
+    folder = paths.peers() / "sdist"
+    pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:")
+    _run(*pip, "--dest", str(folder), wanted)
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        archive.extractall(paths.peers(), filter="data")
+
+
+def _build_tools() -> None:
+    if all(paths.tool(name).is_file() for name in TOOLS):
+        return
+    say("building llama.cpp's tools (about ten minutes on two cores)")
+    source, build = str(paths.llama_cpp()), str(paths.llama_cpp() / "build")
+    _run("cmake", "-S", source, "-B", build, *CMAKE_OPTIONS)
+    _run("nice", "-n", "5", "cmake", "--build", build, "-j", "2", "--target", *TOOLS)
+
+
+def _make_model() -> None:
+    model = paths.model()
+    if model.is_file():
+        return
+    say("writing the model and quantising it to Q4_0")
+    model.parent.mkdir(parents=True, exist_ok=True)
+    full, unfinished = model.with_name("q05-f16.gguf"), model.with_suffix(".part")
+    write_model(paths.llama_cpp() / "models" / "ggml-vocab-qwen2.gguf", full)
+    _run(str(paths.tool("llama-quantize")), str(full), str(unfinished), "Q4_0", "2")
+    unfinished.rename(model)
+    full.unlink()
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, cwd=Path.cwd())
+
+
+if __name__ == "__main__":
+    prepare()
