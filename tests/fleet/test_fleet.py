@@ -15,8 +15,17 @@ import pytest
 
 from ocak.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable, WorkerLost
 from ocak.core.events import Delta, Finished, Started
-from ocak.core.request import ChatPrompt, GenerateRequest, InfillPrompt, Message, Prompt, Sampling, Stopping
-from ocak.core.request import TextPrompt, TokenPrompt
+from ocak.core.request import (
+    ChatPrompt,
+    GenerateRequest,
+    InfillPrompt,
+    Message,
+    Prompt,
+    Sampling,
+    Stopping,
+    TextPrompt,
+    TokenPrompt,
+)
 from ocak.core.status import ModelStatus
 from ocak.fleet.fleet import Fleet, ModelSpec
 from ocak.gateway.admission import Admission, QueueLimits

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from ocak.engine.sequence import Sequence
 
+STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prompt
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
@@ -67,12 +69,11 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self, prefill_tokens: int) -> tuple[Batch, tuple[int, ...]]:
-        """Pick the next batch with at most `prefill_tokens` of prompts; also return the slots to clear first."""
+        """Pick the next batch with about `prefill_tokens` of prompts; also return the slots to clear first."""
         cleared = self._preempt_until_fitting()
         admitted = self._admit_waiting()
         rows = self._decode_rows()
-        room = min(self.limits.batch_tokens - len(rows), prefill_tokens)
-        rows += self._prefill_rows(room)
+        rows += self._prefill_rows(prefill_tokens, self.limits.batch_tokens - len(rows))
         rows.sort(key=_slot)
         return Batch(tuple(rows), admitted), cleared
 
@@ -122,14 +123,17 @@ class Scheduler:
     def _decode_rows(self) -> list[tuple[Sequence, int]]:
         return [(sequence, 1) for sequence in self.running.values() if not sequence.in_prefill]
 
-    def _prefill_rows(self, room: int) -> list[tuple[Sequence, int]]:
+    def _prefill_rows(self, wanted: int, most: int) -> list[tuple[Sequence, int]]:
+        """Chunks of prompts, oldest first; a prompt's small rest is taken along rather than left for a step."""
         rows = []
         for sequence in sorted(self._prefilling(), key=lambda sequence: sequence.id):
-            if room <= 0:
+            if wanted <= 0 or most <= 0:
                 break
-            count = min(sequence.num_pending, room)
+            pending = sequence.num_pending
+            count = min(pending if pending <= wanted * STRETCH else wanted, most)
             rows.append((sequence, count))
-            room -= count
+            wanted -= count
+            most -= count
         return rows
 
     def _prefilling(self) -> Iterable[Sequence]:

@@ -1,0 +1,108 @@
+"""Builds the parts out of the settings: the one place that knows all of them. Starts nothing.
+
+Invariant: every model file has been read and found sound before a worker is told of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ocak.cli.model_source import locate
+from ocak.cli.settings import ModelSettings, Settings
+from ocak.core.errors import ConfigError
+from ocak.fleet.fleet import Fleet
+from ocak.fleet.replica import ModelSpec
+from ocak.gateway.admission import Admission, QueueLimits
+from ocak.gateway.gateway import Gateway, ServedModel
+from ocak.memory.estimate import KvSettings, estimate
+from ocak.memory.gguf_header import GgufModel, read_model
+from ocak.providers.local import LocalProvider
+from ocak.worker.messages import LoadOptions
+
+DEFAULT_CONTEXT_LIMIT = 4096  # a model trained for more gets it only when asked
+MAX_TEMPLATE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One model, its file found and checked: ready to be loaded."""
+
+    spec: ModelSpec
+    names: tuple[str, ...]
+    queue: QueueLimits
+
+    @property
+    def key(self) -> str:
+        return self.spec.key
+
+
+def plan_models(settings: Settings) -> list[Plan]:
+    """Find, pull and check every model; raises `ModelFileError`, `DownloadError` or `ConfigError`."""
+    return [_plan(key, model) for key, model in settings.models.items()]
+
+
+def build_gateway(plans: Sequence[Plan], fleet: Fleet) -> Gateway:
+    created = int(time.time())
+    return Gateway(
+        ServedModel(
+            key=plan.key,
+            provider=LocalProvider(fleet, plan.key),
+            admission=Admission(plan.queue),
+            names=plan.names,
+            created=created,
+        )
+        for plan in plans
+    )
+
+
+def _plan(key: str, model: ModelSettings) -> Plan:
+    """The first served name, if any, is what the model is called; its own name keeps working."""
+    file = read_model(locate(model.source))
+    names = (*model.served_name, key)
+    return Plan(
+        spec=ModelSpec(key=names[0], options=_load_options(model, file), estimated_bytes=_bytes(model, file)),
+        names=names[1:],
+        queue=QueueLimits(parallel=model.parallel, max_queued=model.max_queued),
+    )
+
+
+def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
+    return LoadOptions(
+        path=str(file.paths[0].resolve()),
+        context=model.context,
+        parallel=model.parallel,
+        kv_cells=model.kv_cells,
+        batch_tokens=model.batch_tokens,
+        threads=model.threads,
+        gpu_layers=model.gpu_layers,
+        kv_offload=model.kv_offload,
+        kv_type=model.kv_type,
+        flash_attn=model.flash_attn,
+        mmap=model.mmap,
+        mlock=model.mlock,
+        chat_template=_template(model.chat_template),
+        chat_template_kwargs=model.chat_template_kwargs,
+    )
+
+
+def _bytes(model: ModelSettings, file: GgufModel) -> int:
+    trained = file.header.context_length or DEFAULT_CONTEXT_LIMIT
+    context = model.context or min(trained, DEFAULT_CONTEXT_LIMIT)
+    cells = model.kv_cells or context * model.parallel
+    return estimate(file, KvSettings(cells, model.kv_type, model.kv_type)).total_bytes
+
+
+def _template(path: str) -> str | None:
+    if not path:
+        return None
+    try:
+        text = Path(path).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"--chat-template {path}: {reason}", param="chat_template") from error
+    if len(text) > MAX_TEMPLATE_BYTES:
+        raise ConfigError(f"--chat-template {path}: over {MAX_TEMPLATE_BYTES} characters", param="chat_template")
+    return text
