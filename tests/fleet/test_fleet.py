@@ -225,6 +225,15 @@ async def test_a_model_that_cannot_be_loaded_fails_with_the_reason(tmp_path: Pat
         await h.fleet.stop()
 
 
+async def test_a_signal_to_the_whole_group_does_not_end_a_worker(tiny_model: Path) -> None:
+    async with house(tiny_model) as h:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(h.pid, number)
+        request = h.request(TextPrompt("x"), Stopping(max_tokens=3, ignore_eos=True))
+        assert (await h.gateway.complete(request)).usage.completion_tokens == 3
+        assert h.status.restarts == 0
+
+
 async def test_no_worker_outlives_the_fleet(tiny_model: Path) -> None:
     async with house(tiny_model) as h:
         pid = h.pid

@@ -28,7 +28,8 @@ async def _serve(sock: socket.socket) -> None:
 
 def main() -> None:
     logs.set_up("warning")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the front's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are the front's to handle
+        signal.signal(number, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1]))))
 
