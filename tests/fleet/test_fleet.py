@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -28,12 +30,30 @@ from ocak.core.request import (
 )
 from ocak.core.status import ModelStatus
 from ocak.fleet.fleet import Fleet, ModelSpec
+from ocak.fleet.policy import MAX_FAILED_STARTS
 from ocak.gateway.admission import Admission, QueueLimits
 from ocak.gateway.gateway import Gateway, ServedModel
 from ocak.providers.local import LocalProvider
 from ocak.worker.messages import LoadOptions
 
 PATIENCE_S = 30.0
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+FRONT = """
+import asyncio
+from ocak.fleet.policy import MAX_FAILED_STARTS
+from ocak.fleet.fleet import Fleet, ModelSpec
+from ocak.worker.messages import LoadOptions
+
+async def main():
+    fleet = Fleet([ModelSpec("m", {})])
+    await fleet.start()
+    while not (pid := fleet.replica("m").status().worker_pid) or not fleet.replica("m").status().memory.resident:
+        await asyncio.sleep(0.02)
+    print(pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
 NEVER_ENDS = Stopping(max_tokens=2000, ignore_eos=True)
 
 
@@ -194,17 +214,109 @@ async def test_a_frozen_worker_is_not_ready_within_five_seconds_and_then_replace
         assert (await request).usage.completion_tokens == 50
 
 
-async def test_a_worker_that_keeps_dying_is_given_up_with_the_reason(tiny_model: Path) -> None:
+async def test_a_worker_that_keeps_dying_is_brought_back_each_time(tiny_model: Path) -> None:
     async with house(tiny_model) as h:
-        for _ in range(10):
-            try:
-                await h.fleet.wait_ready("tiny", wait_s=PATIENCE_S)
-            except ModelUnavailable:
-                break
+        for _ in range(MAX_FAILED_STARTS + 1):
             os.kill(h.pid, signal.SIGKILL)
             await h.until(lambda: not h.provider.is_ready())
-            await h.until(lambda: h.provider.is_ready() or h.status.state == "failed")
-        assert h.status.state == "failed" and "SIGKILL" in (h.status.error or "")
+            await h.until(h.provider.is_ready)
+        assert h.status.restarts == MAX_FAILED_STARTS + 1
+
+
+async def test_a_file_that_is_back_is_served_again(tmp_path: Path, tiny_model: Path) -> None:
+    model = tmp_path / "model.gguf"
+    shutil.copy(tiny_model, model)
+    async with house(model) as h:
+        model.rename(tmp_path / "away.gguf")
+        os.kill(h.pid, signal.SIGKILL)
+        await h.until(lambda: "model.gguf" in (h.status.error or ""))
+        (tmp_path / "away.gguf").rename(model)
+        await h.until(h.provider.is_ready)
+
+
+async def test_a_cancel_right_behind_its_request_is_not_lost(tiny_model: Path) -> None:
+    async with house(tiny_model, parallel=4) as h:
+
+        async def leave_after(turns: int, prompt: Prompt) -> None:
+            reading = asyncio.create_task(h.gateway.complete(h.request(prompt)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await asyncio.sleep(turns * 1e-5)
+            reading.cancel()
+
+        for turns in range(60):
+            await asyncio.gather(
+                *(leave_after(turns, prompt) for prompt in (TextPrompt("x"), TokenPrompt((1, 2))))
+            )
+        await h.until(lambda: h.status.engine.slots_used == 0 and h.status.engine.waiting == 0, seconds=3)
+        assert h.admission.in_flight == 0
+
+
+async def test_a_template_that_hangs_at_load_fails_the_load_with_the_reason(tiny_model: Path) -> None:
+    h = House(LoadOptions(path=str(tiny_model), chat_template=ENDLESS))
+    await h.fleet.start()
+    with pytest.raises(ModelUnavailable, match="template has not returned"):
+        await h.fleet.wait_ready("tiny", wait_s=PATIENCE_S)
+    await h.fleet.stop()
+
+
+async def test_a_template_that_hangs_on_a_message_costs_a_restart_and_that_request(tiny_model: Path) -> None:
+    template = "{% if messages[0].content == 'hang' %}" + ENDLESS + "{% endif %}x"
+    async with house(tiny_model, chat_template=template) as h:
+        with pytest.raises(WorkerLost, match="template"):
+            await h.gateway.complete(h.request(ChatPrompt((Message("user", "hang"),))))
+        await h.until(h.provider.is_ready)
+        request = h.request(ChatPrompt((Message("user", "go on"),)), Stopping(max_tokens=3, ignore_eos=True))
+        assert (await h.gateway.complete(request)).usage.completion_tokens == 3
+
+
+async def test_a_template_that_fails_is_the_requests_error(tiny_model: Path) -> None:
+    template = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
+    async with house(tiny_model, chat_template=template) as h:
+        with pytest.raises(InvalidRequest, match="template"):
+            await h.gateway.complete(h.request(ChatPrompt((Message("user", "x"),))))
+
+
+async def test_a_stopped_worker_with_unread_requests_does_not_hold_up_the_end(tiny_model: Path) -> None:
+    h = House(LoadOptions(path=str(tiny_model)))
+    await h.fleet.start()
+    await h.fleet.wait_ready("tiny", wait_s=PATIENCE_S)
+    pid = h.pid
+    os.kill(pid, signal.SIGSTOP)
+    asking = [asyncio.create_task(h.gateway.complete(h.request(TextPrompt("x" * 4_000_000)))) for _ in range(4)]
+    await asyncio.sleep(0)
+    for task in asking:
+        task.cancel()
+    await asyncio.wait_for(h.fleet.stop(), 8)
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_worker_ends_with_its_front_even_while_loading_or_stopped(tiny_model: Path) -> None:
+    for options in (
+        f"LoadOptions(path={str(tiny_model)!r})",
+        f"LoadOptions(path={str(tiny_model)!r}, chat_template={ENDLESS!r})",
+    ):
+        front = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", FRONT.format(options), stdout=asyncio.subprocess.PIPE
+        )
+        assert front.stdout is not None
+        pid = int(await front.stdout.readline())
+        os.kill(pid, signal.SIGSTOP)
+        front.kill()
+        await front.wait()
+        deadline = time.monotonic() + 5
+        while psutil.pid_exists(pid):
+            assert time.monotonic() < deadline, "the worker outlives its front"
+            await asyncio.sleep(0.02)
+
+
+async def test_files_beside_the_caller_are_not_run(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "psutil.py").write_text("raise SystemExit('foreign code')")
+    monkeypatch.chdir(tmp_path)
+    async with house(tiny_model) as h:
+        assert h.status.restarts == 0
 
 
 async def test_a_model_that_cannot_be_loaded_fails_with_the_reason(tmp_path: Path, tiny_model: Path) -> None:
@@ -215,6 +327,7 @@ async def test_a_model_that_cannot_be_loaded_fails_with_the_reason(tmp_path: Pat
         ({"path": str(tiny_model), "context": 10**6}, "trained"),
         ({"path": str(tiny_model), "kv_cells": 100, "context": 512}, "kv_cells 100"),
         ({"path": str(tiny_model), "parallel": 1000}, "parallel"),
+        ({"path": str(tiny_model), "context": 1}, "context 1"),
         ({"path": str(tiny_model), "chat_template": "{% if %}"}, "chat template"),
     ):
         h = House(LoadOptions(**options))  # type: ignore[arg-type]

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from ocak.core import errors
 from ocak.core.errors import InvalidRequest, Overloaded, Unauthorized, from_wire, to_wire
 from ocak.core.limits import check_sampling, check_stopping, check_text
-from ocak.core.request import DEFAULT_TENANT, ChatPrompt, Message, Sampling, Stopping, TextPrompt, TokenPrompt
+from ocak.core.request import (
+    DEFAULT_TENANT,
+    ChatPrompt,
+    Message,
+    Sampling,
+    Stopping,
+    TextPrompt,
+    TokenPrompt,
+    prompt_bytes,
+)
 from ocak.gateway.admission import Admission, QueueLimits
 from ocak.gateway.keys import KeyRing
 
@@ -110,11 +119,6 @@ def test_every_error_survives_the_wire(kind: type[errors.OcakError]) -> None:
 
 
 def test_prompt_bytes_bound_the_tokens() -> None:
-    from ocak.core.request import GenerateRequest
-
-    def size(prompt: object) -> int:
-        return GenerateRequest(id="r", model="m", prompt=prompt).prompt_bytes  # type: ignore[arg-type]
-
-    assert size(TextPrompt("é")) == 2
-    assert size(TokenPrompt((1, 2, 3))) == 3
-    assert size(ChatPrompt((Message("user", "hi"),))) == 6
+    assert prompt_bytes(TextPrompt("é")) == 2
+    assert prompt_bytes(TokenPrompt((1, 2, 3))) == 3
+    assert prompt_bytes(ChatPrompt((Message("user", "hi"),))) == 6

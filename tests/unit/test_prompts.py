@@ -9,13 +9,19 @@ from ocak.core.request import ChatPrompt, InfillPrompt, Message, TextPrompt, Tok
 from ocak.llama.vocabulary import InfillTokens
 from ocak.worker import template as template_module
 from ocak.worker.prompt import PromptReader
-from ocak.worker.template import ChatTemplate
+from ocak.worker.stopwatch import Stopwatch
+from ocak.worker.template import ChatTemplate as SandboxedTemplate
+from ocak.worker.template import TemplateValue
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 TALK = (Message("system", "be brief"), Message("user", "çay?"))
+
+
+def ChatTemplate(source: str, constants: dict[str, TemplateValue]) -> SandboxedTemplate:  # noqa: N802
+    return SandboxedTemplate(source, constants, Stopwatch())
 
 
 class Letters:
@@ -63,6 +69,14 @@ def test_templates_use_what_model_files_use() -> None:
         "{{ messages[99].content.x }}",
         "{{ raise_exception('roles must alternate') }}",
         "{{ nothing.at.all }}",
+        "{{ 'x' * 10 ** 10 }}",
+        "{{ 10 ** 10 * 'x' }}",
+        "{{ messages[0].content * 10 ** 9 }}",
+        "{{ 10 ** 100 }}",
+        "{{ '%9999999999d' % 1 }}",
+        "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ ''|dictsort }}",
     ],
 )
 def test_a_hostile_or_broken_template_is_the_requests_error(attack: str) -> None:
@@ -71,13 +85,22 @@ def test_a_hostile_or_broken_template_is_the_requests_error(attack: str) -> None
 
 
 def test_a_template_that_writes_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_module, "MAX_RENDERED_CHARACTERS", 1000)
+    monkeypatch.setattr(template_module, "MAX_CHARACTERS", 1000)
     with pytest.raises(InvalidRequest, match="1000 characters"):
         ChatTemplate("{% for i in range(9999) %}xxxxxxxxxx{% endfor %}", {}).render(TALK)
 
 
+def test_a_bomb_that_could_be_folded_at_compile_time_is_not() -> None:
+    ChatTemplate("{{ 'x' * 10 ** 10 }}", {})
+
+
+def test_marks_for_training_are_passed_over() -> None:
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    assert ChatTemplate(source, {}).render(TALK) == "be briefçay?"
+
+
 def test_a_template_that_does_not_compile_fails_the_load() -> None:
-    with pytest.raises(LoadFailed, match="--chat-template"):
+    with pytest.raises(LoadFailed, match="does not compile"):
         ChatTemplate("{% if %}", {})
 
 

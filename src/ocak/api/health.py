@@ -13,7 +13,7 @@ import msgspec
 
 from ocak.api.exchange import Exchange
 from ocak.core.errors import ModelNotFound
-from ocak.core.status import ModelState
+from ocak.core.status import ModelState, ModelStatus
 from ocak.gateway.gateway import Gateway, ServedModel
 
 NO_STORE = ((b"cache-control", b"no-store"),)
@@ -33,7 +33,6 @@ class HealthAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 class Health:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._not_started = {model.key: model for model in gateway.models}
 
     async def live(self, exchange: Exchange) -> None:
         await exchange.answer(msgspec.json.encode(HealthAnswer("live")), headers=NO_STORE)
@@ -45,10 +44,7 @@ class Health:
         await _answer(exchange, "ready" if is_ready else "not_ready", is_ready, models)
 
     async def startup(self, exchange: Exchange) -> None:
-        for model in tuple(self._not_started.values()):
-            if model.provider.is_ready() or model.provider.status().state == "failed":
-                del self._not_started[model.key]
-        has_started = not self._not_started
+        has_started = all(_has_started(model.provider.status()) for model in self._gateway.models)
         await _answer(exchange, "started" if has_started else "starting", has_started, self._gateway.models)
 
     def _resolve(self, name: str, exchange: Exchange) -> ServedModel:
@@ -58,6 +54,10 @@ class Health:
             if exchange.tenant is None:
                 raise ModelNotFound("there is no such model", param="model") from None
             raise
+
+
+def _has_started(status: ModelStatus) -> bool:
+    return status.load.count > 0 or status.state in ("ready", "failed")
 
 
 async def _answer(exchange: Exchange, verdict: str, is_good: bool, models: Iterable[ServedModel]) -> None:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ocak.cli.model_source import locate
+from ocak.cli.progress import bytes_text
 from ocak.cli.settings import ModelSettings, Settings
 from ocak.core.errors import ConfigError
 from ocak.fleet.fleet import Fleet
 from ocak.fleet.replica import ModelSpec
 from ocak.gateway.admission import Admission, QueueLimits
 from ocak.gateway.gateway import Gateway, ServedModel
+from ocak.memory.devices import memory_bytes, present_gpu
 from ocak.memory.estimate import KvSettings, estimate
 from ocak.memory.gguf_header import GgufModel, read_model
 from ocak.providers.local import LocalProvider
@@ -61,9 +63,11 @@ def build_gateway(plans: Sequence[Plan], fleet: Fleet) -> Gateway:
 def _plan(key: str, model: ModelSettings) -> Plan:
     """The first served name, if any, is what the model is called; its own name keeps working."""
     file = read_model(locate(model.source))
+    needed = _bytes(model, file)
+    _check_memory(key, needed)
     names = (*model.served_name, key)
     return Plan(
-        spec=ModelSpec(key=names[0], options=_load_options(model, file), estimated_bytes=_bytes(model, file)),
+        spec=ModelSpec(key=names[0], options=_load_options(model, file), estimated_bytes=needed),
         names=names[1:],
         queue=QueueLimits(parallel=model.parallel, max_queued=model.max_queued),
     )
@@ -95,11 +99,22 @@ def _bytes(model: ModelSettings, file: GgufModel) -> int:
     return estimate(file, KvSettings(cells, model.kv_type, model.kv_type)).total_bytes
 
 
+def _check_memory(key: str, needed: int) -> None:
+    """Refuse what this machine cannot hold by any means; a GPU may hold what its memory cannot."""
+    most = memory_bytes()
+    if needed > most and present_gpu() is None:
+        raise ConfigError(
+            f"model {key!r} needs {bytes_text(needed)} for its weights and KV cache, and this machine has "
+            f"{bytes_text(most)}; set a smaller --context, --parallel or --kv-cells, or a smaller --kv-type",
+            param="context",
+        )
+
+
 def _template(path: str) -> str | None:
     if not path:
         return None
     try:
-        text = Path(path).expanduser().read_text()
+        text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"--chat-template {path}: {reason}", param="chat_template") from error

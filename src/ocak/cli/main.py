@@ -118,9 +118,21 @@ def version() -> None:
 
 
 def main() -> None:
+    _open_standard_streams()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # no terminal's encoding may end us
     sys.exit(run_command(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Put the null device where a standard stream was closed, or a socket would get its number."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number, inheritable=True)
+            if null != number:
+                os.close(null)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for the process's life
 
 
 def run_command(arguments: list[str]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import typer
 import uvloop
@@ -72,7 +73,8 @@ async def _announce(url: str, gateway: Gateway, fleet: Fleet, *, needs_key: bool
     if failures and all(failures):
         raise LoadFailed("; ".join(f"{error}" for error in failures))
     models = [model.provider.status() for model in gateway.models]
-    typer.echo(banner(url, models, needs_key=needs_key))
+    with suppress(OSError):  # nobody may be reading: that is no reason to stop serving
+        typer.echo(banner(url, models, needs_key=needs_key))
 
 
 async def _show_loading(gateway: Gateway, show: Callable[[str, float], None]) -> None:

@@ -32,7 +32,7 @@ SAMPLING_RANGES = {
     "repetition_penalty": Range(0.01, 100),
     "presence_penalty": Range(-2, 2),
     "frequency_penalty": Range(-2, 2),
-    "penalty_window": Range(0, INT32_MAX),
+    "penalty_window": Range(0, 65536),
 }
 LOGIT_BIAS_RANGE = Range(-100, 100)
 MAX_LOGIT_BIASES = 1024

@@ -80,15 +80,19 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     echo: bool = False  # the answer begins with the prompt's own text
     tenant: str = DEFAULT_TENANT
 
-    @property
-    def prompt_bytes(self) -> int:
-        """A bound on the prompt's tokens that needs no tokenizer: no token is shorter than a byte."""
-        match self.prompt:
-            case TextPrompt(text):
-                return len(text.encode())
-            case TokenPrompt(tokens):
-                return len(tokens)
-            case InfillPrompt(prefix, suffix):
-                return len(prefix.encode()) + len(suffix.encode())
-            case ChatPrompt(messages):
-                return sum(len(m.role) + len(m.content.encode()) for m in messages)
+
+def prompt_bytes(prompt: Prompt) -> int:
+    """A bound on the prompt's tokens that needs no tokenizer: no token is shorter than a byte."""
+    match prompt:
+        case TextPrompt(text):
+            return _size(text)
+        case TokenPrompt(tokens):
+            return len(tokens)
+        case InfillPrompt(prefix, suffix):
+            return _size(prefix) + _size(suffix)
+        case ChatPrompt(messages):
+            return sum(_size(message.role) + _size(message.content) for message in messages)
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

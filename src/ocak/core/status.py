@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-ModelState = Literal["unloaded", "loading", "ready", "restarting", "failed"]
+ModelState = Literal["unloaded", "loading", "ready", "unresponsive", "restarting", "failed"]
 
 
 class MemoryStatus(msgspec.Struct, frozen=True, kw_only=True):

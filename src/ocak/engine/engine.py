@@ -114,10 +114,10 @@ class Engine:
         return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler)
 
     def _apply(self, batch: Batch, tokens: list[int]) -> list[Output]:
-        self._num_prompt_tokens += batch.num_prefill
         outputs: list[Output] = []
         sampled = iter(tokens)
         for sequence, count in batch.rows:
+            self._num_prompt_tokens += max(0, min(count, sequence.num_prompt - sequence.num_computed))
             sequence.num_computed += count
             if sequence.num_pending == 0:
                 outputs.append(self._append(sequence, next(sampled)))

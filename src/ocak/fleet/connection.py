@@ -43,10 +43,10 @@ class Connection:
         self._handles = count(1)
         self._inboxes: dict[int, asyncio.Queue[Arrival]] = {}
         self._heard_at = time.monotonic()
-        self._stuck_s = 0.0
+        self._has_spoken = False
+        self._beat = Heartbeat(0.0, 0.0, 0)
         self.pid = process.pid
         self.stats = EngineStats()
-        self.rss_bytes = 0
         self.verdict: str | None = None  # why the front ended it, if the front did
 
     @property
@@ -55,7 +55,13 @@ class Connection:
 
     @property
     def pulse(self) -> Pulse:
-        return Pulse(time.monotonic() - self._heard_at, self._stuck_s)
+        beat = self._beat
+        silence_s = time.monotonic() - self._heard_at
+        return Pulse(silence_s, beat.step_s, beat.template_s, has_spoken=self._has_spoken)
+
+    @property
+    def rss_bytes(self) -> int:
+        return self._beat.rss_bytes
 
     async def load(self, options: LoadOptions, on_progress: Callable[[float], None]) -> ModelInfo:
         """Have the worker load its model. Raises `LoadFailed`, or `ChannelClosed` when it died of it."""
@@ -157,7 +163,7 @@ class Connection:
     async def _receive(self) -> FromWorker:
         message = await self._process.channel.receive()
         self._heard_at = time.monotonic()
+        self._has_spoken = True
         if isinstance(message, Heartbeat):
-            self._stuck_s = message.stuck_s
-            self.rss_bytes = message.rss_bytes
+            self._beat = message
         return message

@@ -34,15 +34,17 @@ class WorkerProcess:
         """Start a worker that waits for its first message."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "ocak.worker",
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                env=os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT)},
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "ocak.worker", str(theirs.fileno())),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env=os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT)},
+                    start_new_session=True,  # a terminal's Ctrl-C is for the front
+                )
+            except OSError:
+                ours.close()
+                raise
         return cls(process, await Channel.open(ours, FROM_WORKER))
 
     def kill(self) -> None:
@@ -52,7 +54,7 @@ class WorkerProcess:
 
     async def end(self) -> str:
         """Close the socket, wait for the process, kill it if it lingers; return how it ended."""
-        await self.channel.close()
+        self.channel.close()
         try:
             await asyncio.wait_for(self._process.wait(), END_S)
         except TimeoutError:

@@ -1,6 +1,6 @@
 """One model's worker through its life: started, loaded, watched, and replaced when it ends or hangs.
 
-    unloaded → loading → ready → restarting → loading …          failed(reason): loading cannot succeed
+    unloaded → loading → ready → restarting → loading …          failed(reason): the first load cannot succeed
 
 Owns the state; others ask `ready()`, never read the state to act on it.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ocak.core.errors import LoadFailed, ModelUnavailable
 from ocak.core.status import EngineStats, LoadStatus, MemoryStatus, ModelInfo, ModelState, ModelStatus
 from ocak.fleet.connection import Connection
-from ocak.fleet.policy import failed_starts, restart_delay_s
+from ocak.fleet.policy import early_ends, restart_delay_s
 from ocak.fleet.process import WorkerProcess
 from ocak.worker.channel import ChannelClosed
 from ocak.worker.messages import LoadOptions
@@ -51,19 +51,29 @@ class Replica:
 
     async def supervise(self) -> None:
         """Keep a worker with the model loaded until cancelled, or until loading proves impossible."""
-        num_failed = 0
+        try:
+            await self._supervise()
+        except Exception as error:
+            # The boundary of the task: a state that nobody keeps any more must not look alive.
+            logger.exception("%s: supervision failed", self.spec.key)
+            await self._enter("failed", f"{type(error).__name__}: {error}")
+
+    async def _supervise(self) -> None:
+        num_early = 0
         while True:
             started = time.monotonic()
             try:
                 reason = await self._live_once()
             except LoadFailed as error:
-                await self._enter("failed", error.message)
-                return
-            num_failed = failed_starts(num_failed, time.monotonic() - started)
-            delay_s = restart_delay_s(num_failed)
+                reason = error.message
+                if not self._loads:
+                    return await self._enter("failed", reason)
+            except OSError as error:
+                reason = f"no worker could be started: {error.strerror or error}"
+            num_early = early_ends(num_early, time.monotonic() - started)
+            delay_s = restart_delay_s(num_early, has_ever_been_ready=bool(self._loads))
             if delay_s is None:
-                await self._enter("failed", f"{reason}; it failed {num_failed} times in a row")
-                return
+                return await self._enter("failed", f"{reason}; it failed {num_early} times in a row")
             logger.warning("%s: %s; starting another in %.1f s", self.spec.key, reason, delay_s)
             self._restarts += 1
             await self._enter("restarting", reason)
@@ -93,15 +103,16 @@ class Replica:
         return self._connection.num_in_flight if self._connection else 0
 
     def status(self) -> ModelStatus:
-        connection, info = self._connection, self._info
-        reserved = info.weights_bytes + info.kv_bytes if info and connection else 0
+        connection = self._connection
+        info = self._info if self._state == "ready" else None
+        reserved = info.weights_bytes + info.kv_bytes if info else 0
         return ModelStatus(
             key=self.spec.key,
             provider="llama",
             kind="text",
-            state=self._state,
+            state="unresponsive" if self._state == "ready" and not self.is_ready else self._state,
             error=self._error,
-            loaded_at=self._loaded_at,
+            loaded_at=self._loaded_at if info else None,
             memory=MemoryStatus(
                 estimated=self.spec.estimated_bytes,
                 reserved=reserved,
@@ -131,7 +142,8 @@ class Replica:
             await self._enter("ready")
             await connection.serve()
         except ChannelClosed:
-            pass
+            if connection.pulse.is_template_stuck:
+                raise LoadFailed(connection.verdict or "") from None
         except asyncio.CancelledError:
             connection.verdict = "the model is being unloaded"
             raise

@@ -5,6 +5,8 @@ Invariant: `enter` and `leave` come in pairs, so `in_flight` returns to 0 when n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ocak.core.errors import Overloaded
@@ -45,11 +47,21 @@ class Admission:
         self.in_flight += 1
         self.bytes_in_flight += prompt_bytes
 
-    def leave(self, prompt_bytes: int, seconds: float) -> None:
-        """Give the place back after a request that took `seconds`, its wait included."""
+    def leave(self, prompt_bytes: int, seconds: float | None = None) -> None:
+        """Give the place back; a generation says how many `seconds` it took, its wait included."""
         self.in_flight -= 1
         self.bytes_in_flight -= prompt_bytes
-        self._average_s += SMOOTHING * (seconds - self._average_s)
+        if seconds is not None:
+            self._average_s += SMOOTHING * (seconds - self._average_s)
+
+    @contextmanager
+    def place(self, prompt_bytes: int) -> Iterator[None]:
+        """Hold a place for a block of code. Raises `Overloaded`."""
+        self.enter(prompt_bytes)
+        try:
+            yield
+        finally:
+            self.leave(prompt_bytes)
 
     @property
     def wait_estimate_s(self) -> float:

@@ -17,13 +17,13 @@ import msgspec
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
 from ocak.core.events import Delta, Event, Finished, FinishReason, Usage
 from ocak.core.limits import check_sampling, check_stopping
-from ocak.core.request import GenerateRequest, Prompt
+from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.admission import Admission
 from ocak.providers.base import Provider
 from ocak.telemetry.metrics import RequestTimer
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 2  # a request that ends its worker may do so twice, not for ever
 SHOWN_NAME = 200  # characters of an unknown model's name in the message
 
 
@@ -104,10 +104,14 @@ class Gateway:
         raise AssertionError("the loop returns or raises")
 
     async def tokenize(self, name: str | None, prompt: Prompt, *, add_special: bool = True) -> tuple[int, ...]:
-        return await self.resolve(name).provider.tokenize(prompt, add_special=add_special)
+        model = self.resolve(name)
+        with model.admission.place(prompt_bytes(prompt)):
+            return await model.provider.tokenize(prompt, add_special=add_special)
 
     async def detokenize(self, name: str | None, tokens: tuple[int, ...]) -> str:
-        return await self.resolve(name).provider.detokenize(tokens)
+        model = self.resolve(name)
+        with model.admission.place(len(tokens)):
+            return await model.provider.detokenize(tokens)
 
     @contextmanager
     def _admitted(self, request: GenerateRequest) -> Iterator[tuple[ModelProvider, RequestTimer]]:
@@ -115,7 +119,7 @@ class Gateway:
         model = self.resolve(request.model)
         check_sampling(request.sampling)
         check_stopping(request.stopping)
-        cost = request.prompt_bytes
+        cost = prompt_bytes(request.prompt)
         timer = RequestTimer(model.key)
         try:
             model.admission.enter(cost)

@@ -28,6 +28,7 @@ class Vocabulary:
         self.end_tokens = frozenset(t for t in range(self.size) if c.llama_vocab_is_eog(vocab, t))
         self.infill = _infill_tokens(vocab)
         self._pieces: dict[int, bytes] = {}
+        self._written: dict[int, bytes] = {}
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return the ids of `text`; `add_special` puts the model's BOS (and EOS) where it wants them."""
@@ -49,8 +50,9 @@ class Vocabulary:
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of a whole run of tokens, special tokens written out."""
-        pieces = (self._read_piece(token, is_special=True) for token in tokens)
-        return b"".join(pieces).decode("utf-8", "replace")
+        for token in set(tokens) - self._written.keys():
+            self._written[token] = self._read_piece(token, is_special=True)
+        return b"".join(map(self._written.__getitem__, tokens)).decode("utf-8", "replace")
 
     def special_text(self, token: int) -> str:
         """Return how a special token such as BOS is written; empty when the model has none."""

@@ -12,6 +12,16 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory_bytes() -> int:
+    """Bytes of memory that this process may use: the machine's, or its control group's limit if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdecimal() else total
+
+
 def present_gpu() -> str | None:
     """Name a GPU that is in this machine, whether or not anything can use it; None if none is seen."""
     for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from ocak.telemetry import logs
 from ocak.worker.channel import Channel
 from ocak.worker.messages import ToWorker
 
+PR_SET_PDEATHSIG = 1
 SWITCH_INTERVAL_S = 0.0005  # the engine's thread must not wait long for the interpreter after each step
 TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 
@@ -26,10 +28,17 @@ async def _serve(sock: socket.socket) -> None:
     os._exit(0)  # at once: a load or a step may be under way in another thread
 
 
+def _end_with_parent() -> None:
+    """Have Linux end this process when the front's ends: a stopped process does not see its socket end."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     logs.set_up("warning")
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are the front's to handle
         signal.signal(number, signal.SIG_IGN)
+    _end_with_parent()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1]))))
 

@@ -55,9 +55,6 @@ class Channel(Generic[Incoming]):
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError) as error:
             raise ChannelClosed(str(error)) from error
 
-    async def close(self) -> None:
-        self._writer.close()
-        try:
-            await self._writer.wait_closed()
-        except ConnectionError:
-            return
+    def close(self) -> None:
+        """End the channel now; what was not written is dropped, for nobody may be reading."""
+        self._writer.transport.abort()

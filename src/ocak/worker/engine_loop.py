@@ -20,6 +20,7 @@ from ocak.core.events import Delta, Finished, FinishReason, Started
 from ocak.engine.engine import Admitted, Broken, Engine, Output, Sampled
 from ocak.engine.sequence import Sequence
 from ocak.worker.messages import Events, Failed, RequestEvent
+from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
 
 logger = logging.getLogger("ocak.worker")
@@ -36,14 +37,20 @@ class Answer:
 
 
 class EngineLoop(threading.Thread):
-    def __init__(self, engine: Engine, piece: Callable[[int], bytes], publish: Callable[[Events], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        piece: Callable[[int], bytes],
+        publish: Callable[[Events], None],
+        watch: Stopwatch,
+    ) -> None:
         super().__init__(name="engine", daemon=True)
         self._engine = engine
         self._piece = piece
         self._publish = publish
+        self._watch = watch
         self._commands: queue.SimpleQueue[Answer | int] = queue.SimpleQueue()
         self._answers: dict[int, Answer] = {}
-        self._step_started: float | None = None
         self._busy_s = 0.0
 
     def start_answer(self, answer: Answer) -> None:
@@ -53,11 +60,6 @@ class EngineLoop(threading.Thread):
     def cancel(self, handle: int) -> None:
         """End an answer without a word more; from any thread. An unknown handle is one that has just ended."""
         self._commands.put(handle)
-
-    def step_age_s(self) -> float:
-        """How long the step that runs right now has been running; 0 between steps."""
-        started = self._step_started
-        return 0.0 if started is None else time.monotonic() - started
 
     def run(self) -> None:
         try:
@@ -75,22 +77,25 @@ class EngineLoop(threading.Thread):
             os._exit(70)
 
     def _wait_for_work(self) -> None:
+        """Sleep until a command comes, and apply it: the order of commands is kept."""
         if self._engine.has_work:
             return
         self._engine.check_integrity()
-        self._commands.put(self._commands.get())
+        self._apply(self._commands.get())
 
     def _take_commands(self) -> bool:
         """Apply what has come in; return whether a slot or a place in the queue became free."""
         has_freed = False
         while not self._commands.empty():
-            command = self._commands.get()
-            if isinstance(command, Answer):
-                self._answers[command.sequence.id] = command
-                self._engine.submit(command.sequence)
-            else:
-                has_freed |= self._forget(command)
+            has_freed |= self._apply(self._commands.get())
         return has_freed
+
+    def _apply(self, command: Answer | int) -> bool:
+        if isinstance(command, int):
+            return self._forget(command)
+        self._answers[command.sequence.id] = command
+        self._engine.submit(command.sequence)
+        return False
 
     def _tell_front(self, events: list[tuple[int, RequestEvent]]) -> None:
         self._publish(Events(events, self._engine.stats(self._busy_s)))
@@ -103,9 +108,8 @@ class EngineLoop(threading.Thread):
         return True
 
     def _step(self) -> list[tuple[int, RequestEvent]]:
-        self._step_started = time.monotonic()
-        outputs = self._engine.step()
-        self._step_started = None
+        with self._watch.running():
+            outputs = self._engine.step()
         events: list[tuple[int, RequestEvent]] = []
         for output in outputs:
             answer = self._answers[output.sequence.id]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocak.core.errors import LoadFailed
+from ocak.core.errors import InvalidRequest, LoadFailed
+from ocak.core.limits import INT32_MAX
 from ocak.core.request import Message, Sampling
 from ocak.core.status import ModelInfo
 from ocak.engine.engine import Engine
@@ -22,9 +24,14 @@ from ocak.memory.estimate import KvSettings, kv_bytes
 from ocak.memory.gguf_header import read_model
 from ocak.worker.messages import LoadOptions
 from ocak.worker.prompt import PromptReader
+from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.template import ChatTemplate
 
+logger = logging.getLogger("ocak.worker")
+
 DEFAULT_CONTEXT = 4096  # at most, where the owner asked for none
+MIN_CONTEXT = 2  # a token to read and one to say
+WARM_UP_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class LoadedModel:
     info: ModelInfo
 
 
-def load(options: LoadOptions, on_progress: Callable[[float], None]) -> LoadedModel:
+def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stopwatch) -> LoadedModel:
     """Load the model and run it once, so that the first request pays for nothing. Raises `LoadFailed`."""
     started = time.perf_counter()
     header = read_model(Path(options.path)).header
@@ -44,11 +51,11 @@ def load(options: LoadOptions, on_progress: Callable[[float], None]) -> LoadedMo
     model = LlamaModel(options.path, weights, on_progress)
     if not model.can_generate:
         raise LoadFailed(f"{options.path} is no text-generation model (architecture {model.architecture})")
-    prompts = PromptReader(model.vocabulary, _template(options, model))
+    prompts = PromptReader(model.vocabulary, _template(options, model, watch))
     sizes = context_options(options, model.trained_context)
     context = LlamaContext(model, sizes)
     runner = LlamaRunner(context, model.vocabulary)
-    _warm_up(runner)
+    _warm_up(runner, sizes)
     gpu = library.gpu_device() if options.gpu_layers != 0 else None
     info = ModelInfo(
         architecture=model.architecture,
@@ -61,7 +68,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None]) -> LoadedMo
         trained_context=model.trained_context,
         parallel=sizes.parallel,
         kv_cells=sizes.kv_cells,
-        has_chat_template=options.chat_template is not None or model.chat_template is not None,
+        has_chat_template=prompts.has_template,
         has_infill=model.vocabulary.infill is not None,
         gpu=gpu,
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
@@ -72,6 +79,8 @@ def load(options: LoadOptions, on_progress: Callable[[float], None]) -> LoadedMo
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:
     """Settle every size that was left open, and refuse the impossible. Pure."""
+    if trained_context < MIN_CONTEXT:
+        raise LoadFailed(f"the model says that it was trained for a context of {trained_context} tokens")
     if options.context > trained_context:
         raise LoadFailed(
             f"context {options.context} is more than the {trained_context} tokens this model was trained for; "
@@ -80,7 +89,13 @@ def context_options(options: LoadOptions, trained_context: int) -> ContextOption
     if options.parallel > library.MAX_SEQUENCES:
         raise LoadFailed(f"parallel {options.parallel} is more than llama.cpp's {library.MAX_SEQUENCES} sequences")
     context = options.context or min(trained_context, DEFAULT_CONTEXT)
-    kv_cells = options.kv_cells or context * options.parallel
+    kv_cells = min(options.kv_cells, context * options.parallel) or context * options.parallel
+    if context < MIN_CONTEXT:
+        raise LoadFailed(f"context {context} has no room for a prompt and an answer; set --context 512 or more")
+    if pad_cells(context) * options.parallel > INT32_MAX:
+        raise LoadFailed(
+            f"context {context} x parallel {options.parallel} is more than {INT32_MAX} cells; set less of either"
+        )
     if kv_cells < context:
         raise LoadFailed(
             f"kv_cells {kv_cells} cannot hold one sequence of {context} tokens; "
@@ -89,7 +104,7 @@ def context_options(options: LoadOptions, trained_context: int) -> ContextOption
     return ContextOptions(
         context=context,
         parallel=options.parallel,
-        kv_cells=min(kv_cells, context * options.parallel),
+        kv_cells=kv_cells,
         batch_tokens=max(options.batch_tokens, options.parallel),
         threads=options.threads or num_cores(),
         kv_type=options.kv_type,
@@ -108,22 +123,32 @@ def _engine(runner: LlamaRunner, sizes: ContextOptions, step_target_s: float) ->
     return Engine(runner, limits, step_target_s=step_target_s)
 
 
-def _template(options: LoadOptions, model: LlamaModel) -> ChatTemplate | None:
-    """Compile the chat template and render a first conversation: a template that hangs, hangs here."""
+def _template(options: LoadOptions, model: LlamaModel, watch: Stopwatch) -> ChatTemplate | None:
+    """Compile the chat template and render a first conversation: a template that hangs, hangs here.
+
+    One that the owner gave must compile; without its own, a model serves plain completions.
+    """
     source = options.chat_template or model.chat_template
     if source is None:
         return None
     tokens = {"bos_token": model.vocabulary.bos_text, "eos_token": model.vocabulary.eos_text}
-    template = ChatTemplate(source, {**tokens, **options.chat_template_kwargs})
-    template.render([Message("user", "hello")])
+    try:
+        template = ChatTemplate(source, {**tokens, **options.chat_template_kwargs}, watch)
+    except LoadFailed as error:
+        if options.chat_template:
+            raise
+        logger.warning("%s; no chat without --chat-template FILE", error.message)
+        return None
+    try:
+        template.render([Message("user", "hello")])
+    except InvalidRequest as error:
+        logger.warning("a first conversation: %s", error.message)
     return template
 
 
-def _warm_up(runner: LlamaRunner) -> None:
+def _warm_up(runner: LlamaRunner, sizes: ContextOptions) -> None:
     sampler = runner.new_sampler(Sampling(temperature=0), ())
-    runner.run([Chunk(slot=0, start=0, tokens=[0] * WARM_UP_TOKENS, sampler=sampler)])
+    num_tokens = min(WARM_UP_TOKENS, sizes.batch_tokens, sizes.context)
+    runner.run([Chunk(slot=0, start=0, tokens=[0] * num_tokens, sampler=sampler)])
     runner.clear(0)
     runner.decode_s = 0.0
-
-
-WARM_UP_TOKENS = 8

@@ -108,9 +108,10 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """The worker's loop turns; `stuck_s` is the age of the step or template that runs right now."""
+    """The worker's loop turns; how long the engine's step and the chat template that run now have been running."""
 
-    stuck_s: float
+    step_s: float
+    template_s: float
     rss_bytes: int
 
 

@@ -30,6 +30,10 @@ class PromptReader:
         self._vocabulary = vocabulary
         self._template = template
 
+    @property
+    def has_template(self) -> bool:
+        return self._template is not None
+
     def read(self, prompt: Prompt, *, add_special: bool = True) -> list[int]:
         """Return the prompt's token ids. Raises `InvalidRequest`."""
         match prompt:

@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import threading
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import msgspec
 import psutil
 
-from ocak.core.errors import ContextLengthExceeded, InvalidRequest, OcakError, to_wire
-from ocak.core.request import GenerateRequest, Prompt, Sampling, TokenPrompt
+from ocak.core.errors import (
+    ContextLengthExceeded,
+    GenerationFailed,
+    InvalidRequest,
+    LoadFailed,
+    OcakError,
+    to_wire,
+)
+from ocak.core.request import GenerateRequest, Sampling, TokenPrompt
 from ocak.engine.sequence import Sequence
 from ocak.worker.channel import Channel, ChannelClosed
 from ocak.worker.engine_loop import Answer, EngineLoop
@@ -39,12 +45,14 @@ from ocak.worker.messages import (
     Tokenize,
     ToWorker,
 )
+from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
 
 logger = logging.getLogger("ocak.worker")
 
 HEARTBEAT_S = 0.5
 PROGRESS_STEP = 0.02
+QUICK_TOKENS = 4096  # a token prompt of this length is read at once
 
 
 class Worker:
@@ -53,39 +61,48 @@ class Worker:
     def __init__(self, channel: Channel[ToWorker]) -> None:
         self._channel = channel
         self._loop = asyncio.get_running_loop()
-        self._readers = ThreadPoolExecutor(2, thread_name_prefix="prompt")
-        self._read_started: dict[int, float] = {}  # by thread
+        self._prompts = ThreadPoolExecutor(2, thread_name_prefix="prompt")
+        self._calls = ThreadPoolExecutor(1, thread_name_prefix="call")  # tokenising for its own sake waits apart
+        self._template_watch = Stopwatch()
+        self._step_watch = Stopwatch()
         self._preparing: dict[int, asyncio.Task[None]] = {}
         self._progress = 0.0
-        self._loaded: LoadedModel
-        self._engine_loop: EngineLoop  # from the end of the load
-        self._step_age_s: Callable[[], float] = float  # 0 until then
+        self._loaded: LoadedModel  # from the end of the load
+        self._engine_loop: EngineLoop
 
     async def run(self) -> None:
-        """Serve until the front closes the socket."""
+        """Serve until the front closes the socket, which is noticed while loading too."""
         try:
             first = await self._channel.receive()
             assert isinstance(first, Load), "the front speaks first: Load"
-            beat = asyncio.create_task(self._beat())
-            if not await self._load(first.options):
-                return
-            while not beat.done():
-                self._handle(await self._channel.receive())
-        except ChannelClosed:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._beat())
+                tasks.create_task(self._load(first.options))
+                tasks.create_task(self._listen())
+        except* ChannelClosed:
             logger.info("the front has gone")
 
-    async def _load(self, options: LoadOptions) -> bool:
+    async def _listen(self) -> None:
+        while True:
+            self._handle(await self._channel.receive())
+
+    async def _load(self, options: LoadOptions) -> None:
         try:
-            self._loaded = await self._loop.run_in_executor(None, load, options, self._on_progress)
+            self._loaded = await self._loop.run_in_executor(
+                None, load, options, self._on_progress, self._template_watch
+            )
         except OcakError as error:
             self._channel.send(Rejected(to_wire(error)))
-            return False
+            return
+        except Exception as error:
+            # The boundary of the load: the fleet must hear why, not only that the worker ended.
+            logger.exception("the model could not be loaded")
+            self._channel.send(Rejected(to_wire(LoadFailed(f"{type(error).__name__}: {error}"))))
+            return
         piece = self._loaded.model.vocabulary.piece
-        self._engine_loop = EngineLoop(self._loaded.engine, piece, self._publish)
-        self._step_age_s = self._engine_loop.step_age_s
+        self._engine_loop = EngineLoop(self._loaded.engine, piece, self._publish, self._step_watch)
         self._engine_loop.start()
         self._channel.send(Loaded(self._loaded.info))
-        return True
 
     def _on_progress(self, progress: float) -> None:
         if progress - self._progress >= PROGRESS_STEP:
@@ -113,45 +130,47 @@ class Worker:
 
     def _cancel(self, handle: int) -> None:
         task = self._preparing.get(handle)
-        if task is not None:
-            task.cancel()
-        else:
+        if task is None or not task.cancel():  # it may have handed over already
             self._engine_loop.cancel(handle)
 
     async def _submit(self, handle: int, request: GenerateRequest) -> None:
-        try:
-            tokens = await self._read(request.prompt)
-            self._engine_loop.start_answer(self._answer(handle, request, tokens))
-        except OcakError as error:
-            self._channel.send(Refused(handle, to_wire(error)))
+        with self._refusing(handle):
+            is_quick = isinstance(request.prompt, TokenPrompt) and len(request.prompt.tokens) <= QUICK_TOKENS
+            answer = (
+                self._answer(handle, request)
+                if is_quick
+                else await self._loop.run_in_executor(self._prompts, self._answer, handle, request)
+            )
+            self._engine_loop.start_answer(answer)
 
     async def _reply(self, call: Tokenize | Detokenize) -> None:
+        with self._refusing(call.handle):
+            self._channel.send(await self._loop.run_in_executor(self._calls, self._convert, call))
+
+    @contextmanager
+    def _refusing(self, handle: int) -> Iterator[None]:
+        """Whatever goes wrong before the engine is told to the one who asked."""
         try:
-            if isinstance(call, Tokenize):
-                tokens = await self._read(call.prompt, add_special=call.add_special)
-                reply = Reply(call.handle, tokens=tuple(tokens))
-            else:
-                reply = Reply(call.handle, text=self._loaded.prompts.write(call.tokens))
-            self._channel.send(reply)
+            yield
         except OcakError as error:
-            self._channel.send(Refused(call.handle, to_wire(error)))
+            self._channel.send(Refused(handle, to_wire(error)))
+        except Exception as error:
+            # The boundary of the request: one that breaks the code must not be left waiting.
+            logger.exception("a request could not be prepared")
+            self._channel.send(Refused(handle, to_wire(GenerationFailed(f"{type(error).__name__}: {error}"))))
 
-    async def _read(self, prompt: Prompt, *, add_special: bool = True) -> list[int]:
-        """Tokenise beside the loop, so that a long prompt delays nobody else's tokens."""
-        if isinstance(prompt, TokenPrompt):
-            return self._loaded.prompts.read(prompt)
-        return await self._loop.run_in_executor(self._readers, self._timed_read, prompt, add_special)
+    def _convert(self, call: Tokenize | Detokenize) -> Reply:
+        prompts = self._loaded.prompts
+        if isinstance(call, Tokenize):
+            return Reply(call.handle, tokens=tuple(prompts.read(call.prompt, add_special=call.add_special)))
+        return Reply(call.handle, text=prompts.write(call.tokens))
 
-    def _timed_read(self, prompt: Prompt, add_special: bool) -> list[int]:
-        thread = threading.get_ident()
-        self._read_started[thread] = time.monotonic()
-        try:
-            return self._loaded.prompts.read(prompt, add_special=add_special)
-        finally:
-            del self._read_started[thread]
-
-    def _answer(self, handle: int, request: GenerateRequest, tokens: list[int]) -> Answer:
+    def _answer(self, handle: int, request: GenerateRequest) -> Answer:
+        """Read the prompt and make a sequence of it; beside the loop, for a long one delays nobody else."""
         info, vocabulary = self._loaded.info, self._loaded.model.vocabulary
+        if isinstance(request.prompt, TokenPrompt):
+            _check_length(len(request.prompt.tokens), info.context)
+        tokens = self._loaded.prompts.read(request.prompt)
         _check_length(len(tokens), info.context)
         _check_bias(request.sampling, vocabulary.size)
         sampling = request.sampling
@@ -170,13 +189,10 @@ class Worker:
     async def _beat(self) -> None:
         process = psutil.Process()
         while True:
-            self._channel.send(Heartbeat(self._stuck_s(), process.memory_info().rss))
+            self._channel.send(
+                Heartbeat(self._step_watch.age_s, self._template_watch.age_s, process.memory_info().rss)
+            )
             await asyncio.sleep(HEARTBEAT_S)
-
-    def _stuck_s(self) -> float:
-        now = time.monotonic()
-        ages = [now - started for started in list(self._read_started.values())]
-        return max([self._step_age_s(), *ages])
 
 
 def _check_length(num_tokens: int, context: int) -> None:
