@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from ocak.core.errors import ContextLengthExceeded, InvalidRequest, OcakError
 from ocak.core.events import Delta, Event, Finished, FinishReason, Started, Usage
 from ocak.core.request import ChatPrompt, GenerateRequest, InfillPrompt, Prompt, TextPrompt, TokenPrompt
-from ocak.core.status import EngineStats, ModelState, ModelStatus
+from ocak.core.status import EngineStats, LoadStatus, ModelState, ModelStatus
 
 WORD = re.compile(r"\s*\S+|\s+$")
 KEPT_REQUESTS = 1024
@@ -40,6 +40,7 @@ class EchoProvider:
         self.fail_at = fail_at
         self.failure = failure or OcakError("echo was told to fail")
         self.state: ModelState = "ready"
+        self.num_loads = 0
         self.error: str | None = None
         self.open_streams = 0
         self.num_requests = 0
@@ -79,6 +80,7 @@ class EchoProvider:
             error=self.error,
             loaded_at=self._loaded_at if self.state == "ready" else None,
             requests=self.num_requests,
+            load=LoadStatus(count=self.num_loads),
             engine=EngineStats(running=self.open_streams),
         )
 
