@@ -1,6 +1,6 @@
 """Run benchmarks, print their tables, keep them in docs/benchmarks.md.
 
-    python -m bench all
+    python -m bench                       all of them
     python -m bench throughput single [--short] [--no-save]
 
 Exits with 1 when an asked-for figure was missed.
@@ -22,7 +22,7 @@ ON_THE_SHAPE_MODEL = {"throughput", "single", "disturbed", "disconnects"}
 def main() -> int:
     """Run what the command line names."""
     args = _parse()
-    names = NAMES if "all" in args.names else args.names
+    names = args.names
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
     if ON_THE_SHAPE_MODEL.intersection(names):
         prepare.prepare()
@@ -46,9 +46,7 @@ def _run(name: str, args: argparse.Namespace) -> Report:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="benchmarks of ocak beside its peers")
-    parser.add_argument(
-        "names", nargs="+", choices=(*NAMES, "all"), metavar="NAME", help=" | ".join((*NAMES, "all"))
-    )
+    parser.add_argument("names", nargs="*", default=NAMES, choices=NAMES, metavar="NAME", help=" | ".join(NAMES))
     parser.add_argument("--short", action="store_true", help="fewer rounds, to try the harness itself")
     parser.add_argument("--no-save", action="store_true", help="leave docs/benchmarks.md as it is")
     return parser.parse_args()
