@@ -44,9 +44,15 @@ def _run(name: str, args: argparse.Namespace) -> Report:
     return done
 
 
+def _name(text: str) -> str:
+    if text not in NAMES:
+        raise argparse.ArgumentTypeError(f"there is no benchmark {text}; there are {', '.join(NAMES)}")
+    return text
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="benchmarks of ocak beside its peers")
-    parser.add_argument("names", nargs="*", default=NAMES, choices=NAMES, metavar="NAME", help=" | ".join(NAMES))
+    parser.add_argument("names", nargs="*", default=NAMES, type=_name, metavar="NAME", help=" | ".join(NAMES))
     parser.add_argument("--short", action="store_true", help="fewer rounds, to try the harness itself")
     parser.add_argument("--no-save", action="store_true", help="leave docs/benchmarks.md as it is")
     return parser.parse_args()
