@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from ocak.engine.sequence import Sequence
 
-STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prompt
+GRAIN = 32  # chunks of whole grains suit the kernels
+STRETCH = 1.1  # by how much a chunk may exceed what was wanted to end its prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Scheduler:
         admitted = self._admit_waiting()
         rows = self._decode_rows()
         rows += self._prefill_rows(prefill_tokens, self.limits.batch_tokens - len(rows))
+        rows += self._bridge_rows(rows)
         rows.sort(key=_slot)
         return Batch(tuple(rows), admitted), cleared
 
@@ -125,16 +127,27 @@ class Scheduler:
 
     def _prefill_rows(self, wanted: int, most: int) -> list[tuple[Sequence, int]]:
         """Chunks of prompts, oldest first; a prompt's small rest is taken along rather than left for a step."""
+        prefilling = sorted(self._prefilling(), key=lambda sequence: sequence.id)
+        most -= len(prefilling)  # room for a bridge, whoever needs it
         rows = []
-        for sequence in sorted(self._prefilling(), key=lambda sequence: sequence.id):
-            if wanted <= 0 or most <= 0:
+        for sequence in prefilling:
+            if wanted <= 0:
                 break
             pending = sequence.num_pending
-            count = min(pending if pending <= wanted * STRETCH else wanted, most)
+            chunk = pending if pending <= wanted * STRETCH else max(wanted - wanted % GRAIN, 1)
+            count = min(chunk, most + 1)
             rows.append((sequence, count))
-            wanted -= count
-            most -= count
+            wanted -= chunk
+            most -= count - 1
         return rows
+
+    def _bridge_rows(self, rows: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """A token of each prompt that waits in a slot between those of the batch: llama.cpp cuts a batch at gaps."""
+        slots = {_slot(row) for row in rows}
+        if not slots:
+            return []
+        between = range(min(slots), max(slots))
+        return [(self.running[slot], 1) for slot in between if slot in self.running and slot not in slots]
 
     def _prefilling(self) -> Iterable[Sequence]:
         return (sequence for sequence in self.running.values() if sequence.in_prefill)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ class Answer:
     num_unsent: int = field(default=0, init=False)  # tokens whose text has not gone out yet
 
 
-class EngineLoop(threading.Thread):
+class EngineLoop:
     def __init__(
         self,
         engine: Engine,
@@ -44,7 +43,6 @@ class EngineLoop(threading.Thread):
         publish: Callable[[Events], None],
         watch: Stopwatch,
     ) -> None:
-        super().__init__(name="engine", daemon=True)
         self._engine = engine
         self._piece = piece
         self._publish = publish
@@ -62,6 +60,7 @@ class EngineLoop(threading.Thread):
         self._commands.put(handle)
 
     def run(self) -> None:
+        """Serve for as long as the process lives."""
         try:
             while True:
                 self._wait_for_work()
