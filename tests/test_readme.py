@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -38,7 +39,9 @@ def run(command: list[str]) -> str:
 def test_the_curl_request_streams_an_answer(readme: str, server: RunningServer) -> None:
     command = block(readme, "sh", "curl").replace("http://127.0.0.1:8080", server.url)
     answer = run(["bash", "-c", command])
-    assert "hearth" in answer and answer.rstrip().endswith("data: [DONE]")
+    *chunks, end = [line.removeprefix("data: ") for line in answer.splitlines() if line]
+    deltas = [json.loads(chunk)["choices"][0]["delta"].get("content") or "" for chunk in chunks]
+    assert "hearth" in "".join(deltas) and end == "[DONE]"
 
 
 @pytest.mark.parametrize("readme", READMES)

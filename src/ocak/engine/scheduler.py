@@ -142,7 +142,7 @@ class Scheduler:
         return rows
 
     def _bridge_rows(self, rows: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
-        """A token of each prompt that waits in a slot between those of the batch: llama.cpp cuts a batch at gaps."""
+        """A token of each prompt that waits in a slot between the others: llama.cpp cuts a batch at gaps."""
         slots = {_slot(row) for row in rows}
         if not slots:
             return []
