@@ -16,7 +16,7 @@ from ocak.worker.channel import Channel
 from ocak.worker.messages import ToWorker
 
 PR_SET_PDEATHSIG = 1
-SWITCH_INTERVAL_S = 0.0005  # the engine's thread must not wait long for the interpreter after each step
+SWITCH_INTERVAL_S = 0.00005  # after each step the engine must not wait for the socket's loop to finish its turn
 TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 
 
