@@ -19,7 +19,7 @@ from bench import paths
 
 INTRODUCTION = """# Benchmarks
 
-Written by `make bench` (`python -m bench all`). Both sides of every comparison run in one
+Written by `make bench` (`python -m bench`). Both sides of every comparison run in one
 invocation on one machine, in ABBA order; figures are medians, and only the ratios should be
 compared between machines. The first run fetches the sources of the installed llama-cpp-python,
 builds llama.cpp's own tools from them and makes a model with the shape of Qwen2.5-0.5B (random
