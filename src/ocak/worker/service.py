@@ -61,8 +61,8 @@ class Worker:
     def __init__(self, channel: Channel[ToWorker]) -> None:
         self._channel = channel
         self._loop = asyncio.get_running_loop()
-        # One thread loads and runs the model: OpenMP counts the threads of each caller, and where they are more
-        # than the cores it hardly spins at barriers, which costs a fifth of the speed.
+        # One thread loads and runs the model: two were a fifth slower with 16 clients, most likely because OpenMP
+        # counts the threads of each caller and spins less at barriers once they are more than the cores.
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._prompts = ThreadPoolExecutor(2, thread_name_prefix="prompt")
         self._calls = ThreadPoolExecutor(1, thread_name_prefix="call")  # tokenising for its own sake waits apart
