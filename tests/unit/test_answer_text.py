@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ocak.worker.text import AnswerText
@@ -32,11 +32,14 @@ def test_pieces_put_together_are_the_text_and_no_character_is_split(text: str, c
 
 
 @given(texts, st.lists(st.integers(0, 200)), stops)
+@example("baa", [2], ["a", "baa"])
+@example("baa", [], ["a", "baa"])
+@example("xab", [], ["b", "ab"])
 def test_the_text_ends_before_its_first_stop_string(text: str, cuts: list[int], stop: list[str]) -> None:
     out, stopped = feed(text.encode(), cuts, stop)
-    found = [text.find(s) for s in stop if s in text]
+    found = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
     assert stopped == bool(found)
-    assert "".join(out) == (text[: min(found)] if found else text)
+    assert "".join(out) == (text[: min(found)[1]] if found else text)
 
 
 @given(st.binary(max_size=60), st.lists(st.integers(0, 200)))

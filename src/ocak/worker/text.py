@@ -1,6 +1,7 @@
 """Token bytes to text that is safe to show: whole UTF-8 characters, and no part of a stop string.
 
-Invariant: the text handed out, put together, is the answer up to its first stop string, character for character.
+Invariant: the text handed out, put together, is the answer up to its first stop string, character for character,
+whatever pieces it came in. The first is the one that is complete first; of two that end together, the longer.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ class AnswerText:
 
     def _release(self, text: str) -> str:
         self._held += text
-        found = min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
-        if found is not None:
+        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
             self.is_stopped = True
-            safe, self._held = self._held[:found], ""
+            _, start = min(found)
+            safe, self._held = self._held[:start], ""
             return safe
         keep = max(_overlap(self._held, stop) for stop in self._stop)
         split = len(self._held) - keep
