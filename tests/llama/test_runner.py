@@ -106,11 +106,33 @@ def test_clearing_a_slot_removes_its_cells_and_no_others(model: LlamaModel, cont
     assert [used_cells(context, slot) for slot in range(4)] == [0, 0, 2, 0]
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0, seed=5)], ids=["greedy", "drawn"])
+def test_slots_that_lend_a_row_change_no_answer_and_keep_no_cell(
+    model: LlamaModel, context: LlamaContext, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [serve(model, [PROMPTS[slot]], options(parallel=1, kv_cells=CONTEXT), sampling)[0] for slot in (0, 2)]
+    num_rows: list[int] = []
+    decode = context.decode
+    monkeypatch.setattr(context, "decode", lambda: (num_rows.append(context.num_rows), decode()))
+    runner = LlamaRunner(context, model.vocabulary)
+    chunks = [Chunk(slot, 0, PROMPTS[slot], runner.new_sampler(sampling, ())) for slot in (0, 2)]
+    answers = [runner.run(chunks)]
+    for depth in range(19):
+        chunks = [
+            Chunk(chunk.slot, len(PROMPTS[chunk.slot]) + depth, (token,), chunk.sampler)
+            for chunk, token in zip(chunks, answers[-1], strict=True)
+        ]
+        answers.append(runner.run(chunks))
+    assert [list(answer) for answer in zip(*answers, strict=True)] == alone
+    assert set(num_rows[1:]) == {3, 4}, "the gap is filled, and the tile if that is quicker"
+    assert [used_cells(context, slot) for slot in (1, 3)] == [0, 0]
+
+
 def chunk_and_logits(model: LlamaModel, context: LlamaContext, sampling: Sampling) -> tuple[int, np.ndarray]:
     runner = LlamaRunner(context, model.vocabulary)
     sampler = runner.new_sampler(sampling, PROMPTS[2])
     (token,) = runner.run([Chunk(1, 0, PROMPTS[2], sampler)])
-    logits = context.logits(1)[0].copy()
+    logits = context.logits()[0].copy()
     sampler.close()
     return token, logits
 
@@ -177,7 +199,7 @@ def test_greedy_beside_drawn_in_one_batch(model: LlamaModel, context: LlamaConte
         [Chunk(0, 0, PROMPTS[0], drawn), Chunk(1, 0, PROMPTS[1], None), Chunk(2, 0, PROMPTS[2], greedy)]
     )
     assert len(tokens) == 2
-    assert tokens[1] == int(context.logits(2)[1].argmax())
+    assert tokens[1] == int(context.logits()[1].argmax())
     greedy.close()
     drawn.close()
 

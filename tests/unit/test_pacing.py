@@ -11,7 +11,7 @@ def settle(token_s: float, decode_s: float, target_s: float = 0.2, ceiling: int 
     pacer = Pacer(target_s, ceiling)
     for _ in range(50):
         pacer.observe(0, decode_s)
-        pacer.observe(pacer.prefill_tokens, decode_s + token_s * pacer.prefill_tokens)
+        pacer.observe(pacer.prefill_tokens, token_s * pacer.prefill_tokens)
     return pacer.prefill_tokens
 
 

@@ -80,7 +80,6 @@ class Engine:
         started = time.perf_counter()
         batch = self._schedule()
         outputs: list[Output] = [Admitted(sequence) for sequence in batch.admitted]
-        num_prefill = batch.num_prefill
         try:
             tokens = self._run(batch)
         except NoRoom as error:
@@ -89,7 +88,7 @@ class Engine:
             outputs += self._break(batch, str(error))
         else:
             outputs += self._apply(batch, tokens)
-        self._pacer.observe(num_prefill, time.perf_counter() - started)
+        self._pacer.observe(batch.num_tokens if batch.is_prefill else 0, time.perf_counter() - started)
         self._num_steps += 1
         return outputs
 

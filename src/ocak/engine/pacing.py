@@ -1,7 +1,8 @@
-"""Sizes the prompt chunks of a step, so that it lasts no longer than a target. Pure: it is told the times.
+"""Sizes prompt chunks, so that a token is never further behind the last than a target. Pure: it is told the times.
 
-A long step makes every decoding sequence wait, and a cancelled prompt hold its slot. Speed differs by model,
-machine and depth, so it is measured: a smoothed time per prompt token, less what decoding alone takes.
+A long chunk makes every decoding sequence wait, and a cancelled prompt hold its slot. Speed differs by model,
+machine and depth, so it is measured: the smoothed times of a prompt token, and of the step that decodes between
+two chunks.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class Pacer:
         return max(FLOOR, min(self._ceiling, affordable))
 
     def observe(self, num_prefill: int, seconds: float) -> None:
-        """Learn from a step that held `num_prefill` prompt tokens beside its decoding rows."""
+        """Learn from a step of `num_prefill` prompt tokens, or one that decoded."""
         if num_prefill == 0:
             self._decode_s += SMOOTHING * (min(seconds, self._target_s / 2) - self._decode_s)
         elif num_prefill >= FLOOR:
-            token_s = max(seconds - self._decode_s, seconds / 4, 1e-6) / num_prefill
+            token_s = max(seconds, 1e-6) / num_prefill
             previous = token_s if self._token_s is None else self._token_s
             self._token_s = previous + SMOOTHING * (token_s - previous)

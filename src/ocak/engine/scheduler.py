@@ -1,8 +1,9 @@
 """Decides which tokens run next. Knows no model, no text, no clock.
 
-Decoding sequences go first so they never stall; the rest of the token budget goes to prompts, oldest first, in
-chunks. When the cells run short, the newest sequence gives its slot back and is computed again later; nobody
-else notices.
+Steps that decode, a token of every answer, take turns with steps that prefill, a chunk of the oldest prompts: a
+mixed batch would be cut into those two passes by llama.cpp anyway, and run 8 % slower than they do. So no answer
+stalls for longer than a chunk. When the cells run short, the newest sequence gives its slot back and is computed
+again later; nobody else notices.
 Invariants: a slot has at most one sequence; the tokens of all running sequences fit into the cells; a batch
 never exceeds its budget; the oldest sequence always makes progress.
 """
@@ -11,9 +12,9 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ocak.engine.padding import lenders, tiled
 from ocak.engine.sequence import Sequence
 
 GRAIN = 32  # chunks of whole grains suit the kernels
@@ -38,10 +39,7 @@ class Batch:
 
     rows: tuple[tuple[Sequence, int], ...]
     admitted: tuple[Sequence, ...]  # for the first time, in this batch
-
-    @property
-    def num_prefill(self) -> int:
-        return sum(count for sequence, count in self.rows if sequence.in_prefill)
+    is_prefill: bool
 
     @property
     def num_tokens(self) -> int:
@@ -55,6 +53,7 @@ class Scheduler:
         self.running: dict[int, Sequence] = {}  # by slot
         self._free_slots = list(range(limits.num_slots))  # a heap: the lowest first keeps batches dense
         self._is_crowded = False  # since a preemption; until a sequence ends, nobody is admitted
+        self._has_prefilled = False  # in the last batch
         self.num_preemptions = 0
 
     @property
@@ -70,14 +69,18 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self, prefill_tokens: int) -> tuple[Batch, tuple[int, ...]]:
-        """Pick the next batch with about `prefill_tokens` of prompts; also return the slots to clear first."""
+        """Pick the next batch, of about `prefill_tokens` if they are prompts'; also the slots to clear first."""
         cleared = self._preempt_until_fitting()
         admitted = self._admit_waiting()
-        rows = self._decode_rows()
-        rows += self._prefill_rows(prefill_tokens, self.limits.batch_tokens - len(rows))
-        rows += self._bridge_rows(rows)
+        decoding = {slot: sequence for slot, sequence in self.running.items() if not sequence.in_prefill}
+        prompts = {slot: sequence for slot, sequence in self.running.items() if sequence.in_prefill}
+        self._has_prefilled = bool(prompts) and not (decoding and self._has_prefilled)
+        if self._has_prefilled:
+            rows = self._prefill_rows(prompts, prefill_tokens)
+        else:
+            rows = _decode_rows(decoding, prompts)
         rows.sort(key=_slot)
-        return Batch(tuple(rows), admitted), cleared
+        return Batch(tuple(rows), admitted, self._has_prefilled), cleared
 
     def remove(self, sequence: Sequence) -> int | None:
         """Forget a sequence that has finished; return the slot to clear, None if it held none."""
@@ -122,35 +125,23 @@ class Scheduler:
                 admitted.append(sequence)
         return tuple(admitted)
 
-    def _decode_rows(self) -> list[tuple[Sequence, int]]:
-        return [(sequence, 1) for sequence in self.running.values() if not sequence.in_prefill]
+    def _prefill_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
+        """Whole prompts as long as they fit, oldest first, else a part of the oldest.
 
-    def _prefill_rows(self, wanted: int, most: int) -> list[tuple[Sequence, int]]:
-        """Chunks of prompts, oldest first; a prompt's small rest is taken along rather than left for a step."""
-        prefilling = sorted(self._prefilling(), key=lambda sequence: sequence.id)
-        most -= len(prefilling)  # room for a bridge, whoever needs it
-        rows = []
-        for sequence in prefilling:
-            if wanted <= 0:
-                break
+        A prompt's small rest is taken along rather than left for a step; parts of several prompts would be cut
+        into many small passes.
+        """
+        room = self.limits.batch_tokens
+        rows: list[tuple[Sequence, int]] = []
+        for sequence in sorted(prompts.values(), key=lambda sequence: sequence.id):
             pending = sequence.num_pending
-            chunk = pending if pending <= wanted * STRETCH else max(wanted - wanted % GRAIN, 1)
-            count = min(chunk, most + 1)
-            rows.append((sequence, count))
-            wanted -= chunk
-            most -= count - 1
+            if pending > min(wanted * STRETCH, room):
+                part = min(max(wanted - wanted % GRAIN, 1), room)
+                return rows or [(sequence, part)]
+            rows.append((sequence, pending))
+            wanted -= pending
+            room -= pending
         return rows
-
-    def _bridge_rows(self, rows: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
-        """A token of each prompt that waits in a slot between the others: llama.cpp cuts a batch at gaps."""
-        slots = {_slot(row) for row in rows}
-        if not slots:
-            return []
-        between = range(min(slots), max(slots))
-        return [(self.running[slot], 1) for slot in between if slot in self.running and slot not in slots]
-
-    def _prefilling(self) -> Iterable[Sequence]:
-        return (sequence for sequence in self.running.values() if sequence.in_prefill)
 
     def _release(self, sequence: Sequence) -> int:
         slot = sequence.slot
@@ -165,6 +156,12 @@ class Scheduler:
         assert all(sequence.slot == slot for slot, sequence in self.running.items())
         assert all(sequence.slot is None and sequence.num_computed == 0 for sequence in self.waiting)
         assert not any(sequence.is_finished for sequence in [*self.waiting, *self.running.values()])
+
+
+def _decode_rows(decoding: dict[int, Sequence], prompts: dict[int, Sequence]) -> list[tuple[Sequence, int]]:
+    """A token of every answer, and of so many prompts as fill the gaps between the slots and the last tile."""
+    lent = lenders(decoding, prompts, tiled(len(decoding))) if decoding else []
+    return [(sequence, 1) for sequence in [*decoding.values(), *(prompts[slot] for slot in lent)]]
 
 
 def _slot(row: tuple[Sequence, int]) -> int:

@@ -15,6 +15,7 @@ from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 
 from ocak.core.errors import LoadFailed
+from ocak.engine.padding import TILE
 from ocak.engine.runner import Chunk, NoRoom, RunFailed
 from ocak.llama import library
 from ocak.llama.model import LlamaModel
@@ -50,6 +51,8 @@ class LlamaContext:
                 f"parallel {options.parallel}, kv_type {options.kv_type}): "
                 f"{library.recent_errors() or 'no reason given'}; try a smaller --context or --parallel"
             )
+        self.parallel = options.parallel
+        self.batch_tokens = options.batch_tokens
         self._memory = c.llama_get_memory(self.pointer)
         self._make_batch(options.batch_tokens)
 
@@ -70,8 +73,11 @@ class LlamaContext:
             self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
-    def fill(self, chunks: Sequence[Chunk]) -> list[int]:
-        """Write the chunks into the batch; return the rows that will have logits."""
+    def fill(self, chunks: Sequence[Chunk], num_outputs: int = 0) -> list[int]:
+        """Write the chunks into the batch; return the rows that a sampler waits for.
+
+        First rows of other chunks get logits too, up to `num_outputs` in all.
+        """
         rows: list[int] = []
         end = 0
         for chunk in chunks:
@@ -84,7 +90,16 @@ class LlamaContext:
                 self._outputs[end - 1] = 1
                 rows.append(end - 1)
         self._batch.n_tokens = end
+        self._widen(chunks, num_outputs - len(rows))
         return rows
+
+    def _widen(self, chunks: Sequence[Chunk], num_more: int) -> None:
+        start = 0
+        for chunk in chunks:
+            if num_more > 0 and not self._outputs[start]:
+                self._outputs[start] = 1
+                num_more -= 1
+            start += len(chunk.tokens)
 
     def decode(self) -> None:
         """Run the forward pass over the batch. Raises `NoRoom` or `RunFailed`."""
@@ -95,10 +110,18 @@ class LlamaContext:
             raise RunFailed(f"llama_decode returned {status}: {library.recent_errors()}")
         c.llama_synchronize(self.pointer)
 
-    def logits(self, num_rows: int) -> NDArray[np.float32]:
-        """A view of the last pass's logits, `num_rows` x vocabulary, in the order of the rows."""
-        pointer = c.llama_get_logits(self.pointer)
-        return np.ctypeslib.as_array(pointer, (num_rows, self._num_vocab))
+    @property
+    def num_rows(self) -> int:
+        return int(self._batch.n_tokens)
+
+    def logits(self) -> NDArray[np.float32]:
+        """A view of the last pass's logits, rows with an output x vocabulary, in the order of the batch."""
+        num_outputs = int(self._outputs[: self.num_rows].sum())
+        return np.ctypeslib.as_array(c.llama_get_logits(self.pointer), (num_outputs, self._num_vocab))
+
+    def outputs(self, rows: Sequence[int]) -> list[int]:
+        """Where the rows of the batch are among those with an output."""
+        return (self._outputs[: self.num_rows].cumsum()[list(rows)] - 1).tolist()  # type: ignore[no-any-return]
 
     def clear(self, slot: int) -> None:
         c.llama_memory_seq_rm(self._memory, slot, -1, -1)
@@ -114,7 +137,7 @@ def _params(options: ContextOptions) -> object:
         params.n_ctx = pad_cells(options.context) * options.parallel
     params.n_batch = params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.parallel
-    params.n_outputs_max = options.parallel
+    params.n_outputs_max = options.parallel + TILE
     params.n_threads = params.n_threads_batch = options.threads
     params.type_k = params.type_v = library.KV_TYPES[options.kv_type]
     params.flash_attn_type = library.FLASH_ATTENTION[options.flash_attn]
