@@ -18,7 +18,7 @@ from ocak.engine.padding import lenders, tiled
 from ocak.engine.sequence import Sequence
 
 GRAIN = 32  # chunks of whole grains suit the kernels
-STRETCH = 1.1  # by how much a chunk may exceed what was wanted to end its prompt
+STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prompt
 
 
 @dataclass(frozen=True, slots=True)

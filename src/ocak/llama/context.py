@@ -52,6 +52,7 @@ class LlamaContext:
                 f"{library.recent_errors() or 'no reason given'}; try a smaller --context or --parallel"
             )
         self.parallel = options.parallel
+        self.threads = options.threads
         self.batch_tokens = options.batch_tokens
         self._memory = c.llama_get_memory(self.pointer)
         self._make_batch(options.batch_tokens)
@@ -125,6 +126,9 @@ class LlamaContext:
 
     def clear(self, slot: int) -> None:
         c.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def use_threads(self, number: int) -> None:
+        c.llama_set_n_threads(self.pointer, number, number)
 
     def close(self) -> None:
         c.llama_free(self.pointer)

@@ -12,6 +12,7 @@ from ocak.engine.padding import TILE, RowTimes, lenders, tiled
 from ocak.engine.runner import Chunk, NoRoom
 from ocak.llama.context import LlamaContext
 from ocak.llama.sampler import LlamaSampler
+from ocak.llama.threads import ThreadCount
 from ocak.llama.vocabulary import Vocabulary
 
 
@@ -23,6 +24,7 @@ class LlamaRunner:
         self._vocabulary = vocabulary
         self._empty = set(range(context.parallel))  # slots without cells
         self._times = RowTimes()
+        self._threads = ThreadCount(context.threads)
         self.decode_s = 0.0
 
     def new_sampler(self, sampling: Sampling, prompt: Sequence[int]) -> LlamaSampler:
@@ -30,6 +32,7 @@ class LlamaRunner:
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         self._empty.difference_update(chunk.slot for chunk in chunks)
+        self._adapt()
         lent = self._lend(chunks)
         try:
             rows = self._decode(chunks, lent)
@@ -43,6 +46,11 @@ class LlamaRunner:
     def clear(self, slot: int) -> None:
         self._context.clear(slot)
         self._empty.add(slot)
+
+    def _adapt(self) -> None:
+        if self._threads.refresh():
+            self._context.use_threads(self._threads.value)
+            self._times = RowTimes()
 
     def _lend(self, chunks: Sequence[Chunk]) -> list[int]:
         """Return the empty slots that are to run a token beside the chunks, because that is quicker."""

@@ -19,7 +19,7 @@ from ocak.llama import library
 from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.runner import LlamaRunner
-from ocak.memory.devices import num_cores, present_gpu
+from ocak.memory.devices import cores, present_gpu
 from ocak.memory.estimate import KvSettings, kv_bytes
 from ocak.memory.gguf_header import read_model
 from ocak.worker.messages import LoadOptions
@@ -106,7 +106,7 @@ def context_options(options: LoadOptions, trained_context: int) -> ContextOption
         parallel=options.parallel,
         kv_cells=kv_cells,
         batch_tokens=max(options.batch_tokens, options.parallel),
-        threads=options.threads or num_cores(),
+        threads=options.threads or len(cores()),
         kv_type=options.kv_type,
         kv_offload=options.kv_offload,
         flash_attn=options.flash_attn,

@@ -1,0 +1,42 @@
+"""Threads make room for other processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocak.llama.threads import WINDOW_S, Usage, threads_beside
+from ocak.memory.devices import cores
+
+counts = st.integers(1, 64)
+
+
+@given(st.floats(0, 100), counts, counts, counts)
+def test_threads_are_never_more_than_asked_for_nor_fewer_than_one(
+    others: float, num_cores: int, most: int, current: int
+) -> None:
+    assert 1 <= threads_beside(others, num_cores, most, current) <= most
+
+
+@given(st.integers(0, 64), counts, counts)
+def test_each_core_that_others_keep_busy_costs_a_thread(others: int, num_cores: int, current: int) -> None:
+    assert threads_beside(others, num_cores, num_cores, current) == max(1, num_cores - others)
+
+
+def test_half_a_core_changes_nothing() -> None:
+    assert [threads_beside(0.5, 2, 2, current) for current in (1, 2)] == [1, 2]
+    assert [threads_beside(0.3, 2, 2, current) for current in (1, 2)] == [2, 2]
+
+
+def test_the_use_of_other_processes_is_seen_and_ones_own_is_not() -> None:
+    usage = Usage()
+    assert usage.others() is None
+    spin = f"import time; end = time.time() + {4 * WINDOW_S}\nwhile time.time() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", spin]):
+        time.sleep(2 * WINDOW_S)
+        others = usage.others()
+    assert others is not None and 0.3 < others <= len(cores()) + 0.1
