@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train the embedded model from scratch on CPU cores, and export it whenever it is the best so far.
 
-    python train.py --run FOLDER [--steps 10000] [--minutes 80] [--threads 2]
+    python train.py --run FOLDER [--steps 10000] [--minutes 60] [--threads 2]
 
 FOLDER keeps the tokenizer, the last checkpoint and the best weights; started again, a broken run goes on.
 It ends after its steps or its minutes, whichever comes first, and slows its learning towards that end. The same
@@ -36,7 +36,7 @@ class Recipe:
     """What decides the outcome of a run."""
 
     steps: int = 10_000
-    minutes: float = 80
+    minutes: float = 60
     seed: int = 7
     batch_tokens: int = 4096
     pool_batches: int = 32

@@ -102,8 +102,50 @@ def test_clearing_a_slot_removes_its_cells_and_no_others(model: LlamaModel, cont
     runner = LlamaRunner(context, model.vocabulary)
     runner.run([Chunk(0, 0, [1, 2, 3], None), Chunk(2, 0, [4, 5], None)])
     assert [used_cells(context, slot) for slot in range(4)] == [3, 0, 2, 0]
-    runner.clear(0)
+    runner.trim(0, 0)
     assert [used_cells(context, slot) for slot in range(4)] == [0, 0, 2, 0]
+
+
+SHARED = [(5 * i) % 240 + 1 for i in range(70)]
+FAMILY = [
+    [*SHARED, 7, 8, 9],
+    [*SHARED, 9, 8, 7, 6],
+    [*SHARED[:40], 3, 2, 1],
+    [*SHARED, 7, 8, 9],
+    [1, 2, 3],
+    [*SHARED[:40], 3, 2, 1, 5, 6],
+]
+
+
+@pytest.mark.parametrize("kv_cells", [CONTEXT * 4, CONTEXT * 2], ids=["split", "unified"])
+def test_prefixes_of_running_and_finished_sequences_change_no_answer(model: LlamaModel, kv_cells: int) -> None:
+    alone = [serve(model, [prompt], options(parallel=1, kv_cells=CONTEXT), GREEDY)[0] for prompt in FAMILY]
+    sizes = options(kv_cells=kv_cells)
+    context = LlamaContext(model, sizes)
+    runner = LlamaRunner(context, model.vocabulary)
+    engine = Engine(
+        runner,
+        SchedulerLimits(
+            parallel=4,
+            context=CONTEXT,
+            num_cells=kv_cells,
+            batch_tokens=32,
+            num_slots=sizes.num_slots,
+            shares_cells=sizes.is_unified,
+            reuse=context.reuse,
+        ),
+    )
+    sequences = [Sequence(i, list(prompt), GREEDY, 20, frozenset()) for i, prompt in enumerate(FAMILY * 3)]
+    for sequence in sequences:
+        engine.submit(sequence)
+        engine.step()
+    while engine.has_work:
+        engine.step()
+        engine.check_integrity()
+    context.close()
+    assert [sequence.tokens[sequence.num_prompt :] for sequence in sequences] == alone * 3
+    again = sequences[len(FAMILY) :]
+    assert sum(s.num_cached for s in again) > 0.5 * sum(s.num_prompt for s in again)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0, seed=5)], ids=["greedy", "drawn"])
@@ -177,14 +219,14 @@ def test_sampling_is_llama_cpps_own(
 
 def test_penalties_know_the_prompt_and_bias_decides(model: LlamaModel, context: LlamaContext) -> None:
     token, logits = chunk_and_logits(model, context, GREEDY)
-    context.clear(1)
+    context.trim(1, 0)
     banned, _ = chunk_and_logits(model, context, Sampling(temperature=0, logit_bias={token: -100.0}))
     assert banned == int(np.argsort(-logits, kind="stable")[1])
-    context.clear(1)
+    context.trim(1, 0)
     wanted = PROMPTS[2][-1]
     forced = Sampling(temperature=0, logit_bias={wanted: 100.0})
     assert chunk_and_logits(model, context, forced)[0] == wanted
-    context.clear(1)
+    context.trim(1, 0)
     penal = Sampling(
         temperature=0, logit_bias={wanted: float(logits.max() - logits[wanted]) + 0.01}, presence_penalty=2.0
     )

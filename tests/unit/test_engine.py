@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
 from ocak.engine.engine import Admitted, Broken, Engine, Sampled
-from ocak.engine.runner import FakeRunner, NoRoom, RunFailed
+from ocak.engine.runner import Chunk, FakeRunner, NoRoom, RunFailed
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
+from ocak.engine.slots import Reuse
 
 CONTEXT = 64
 MAX_STEPS = 20_000
@@ -25,6 +26,7 @@ class Job:
     seed: int = 0
     leaves_after: int | None = None  # steps, then it is cancelled
     arrives_at: int = 0  # step
+    tenant: str = ""
 
 
 def sequence(index: int, job: Job) -> Sequence:
@@ -34,18 +36,28 @@ def sequence(index: int, job: Job) -> Sequence:
         sampling=Sampling(seed=job.seed),
         max_tokens=job.max_tokens,
         end_tokens=frozenset({13}),
+        root=job.tenant,
     )
 
 
-def limits(slots: int = 4, batch_tokens: int = 32, cells: int | None = None) -> SchedulerLimits:
+def limits(
+    slots: int = 4, batch_tokens: int = 32, cells: int | None = None, reuse: Reuse = "nothing"
+) -> SchedulerLimits:
+    """Fewer cells than slots x context are shared, as in the unified layout."""
     return SchedulerLimits(
-        num_slots=slots, context=CONTEXT, num_cells=cells or CONTEXT * slots, batch_tokens=batch_tokens
+        parallel=slots,
+        context=CONTEXT,
+        num_cells=cells or CONTEXT * slots,
+        batch_tokens=batch_tokens,
+        num_slots=2 * slots if cells else slots,
+        shares_cells=cells is not None,
+        reuse=reuse,
     )
 
 
 def serve(jobs: list[Job], size: SchedulerLimits) -> tuple[list[list[int]], FakeRunner, Engine]:
     """Run every job to its end or its leaving; return the answers' tokens."""
-    runner = FakeRunner(num_cells=size.num_cells)
+    runner = FakeRunner(num_cells=size.num_cells, shares_cells=size.shares_cells)
     engine = Engine(runner, size)
     sequences = [sequence(index, job) for index, job in enumerate(jobs)]
     waiting = list(range(len(jobs)))
@@ -62,10 +74,12 @@ def serve(jobs: list[Job], size: SchedulerLimits) -> tuple[list[list[int]], Fake
         if engine.has_work:
             ended += [o.sequence.id for o in engine.step() if isinstance(o, Sampled) and o.reason]
             engine.check_integrity()
+            stats = engine.stats()
+            assert stats.kv_cells_used + stats.kv_cells_cached == runner.num_used, "a wrong account"
             assert sum(len(chunk.tokens) for chunk in runner.batches[-1]) <= size.batch_tokens
     assert len(ended) == len(set(ended)), "a sequence finished twice"
     assert set(ended) == {i for i, job in enumerate(jobs) if job.leaves_after is None or i in ended}
-    assert runner.cells == {}, "cells left behind"
+    assert size.reuse != "nothing" or runner.cells == {}, "cells left behind"
     assert all(sampler.is_closed for sampler in runner.samplers), "a sampler was left open"
     assert engine.stats().slots_used == engine.stats().kv_cells_used == 0
     return [s.tokens[s.num_prompt :] for s in sequences], runner, engine
@@ -113,6 +127,83 @@ def test_those_who_leave_change_nothing_for_those_who_stay(jobs: list[Job], leav
     for job, answer in zip(mixed, together, strict=True):
         full = serve([Job(job.prompt, job.max_tokens, job.seed)], limits(1, 10_000))[0][0]
         assert answer == full if job.leaves_after is None else answer == full[: len(answer)]
+
+
+families = st.lists(
+    st.builds(
+        Job,
+        prompt=st.builds(
+            lambda family, length, tail: ((family,) * 20 + tuple(range(40)))[:length] + tuple(tail),
+            st.integers(0, 1),
+            st.integers(1, 50),
+            st.lists(st.integers(0, 3), max_size=5),
+        ),
+        max_tokens=st.integers(1, 12),
+        leaves_after=st.one_of(st.none(), st.none(), st.integers(0, 20)),
+        arrives_at=st.integers(0, 30),
+        tenant=st.sampled_from(["", "", "", "other"]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    families,
+    st.integers(1, 5),
+    st.integers(6, 80),
+    st.sampled_from([None, CONTEXT, CONTEXT + 30, 2 * CONTEXT]),
+    st.sampled_from(["parts", "wholes"]),
+)
+def test_prefixes_that_are_kept_never_change_the_tokens(
+    jobs: list[Job], slots: int, budget: int, cells: int | None, reuse: Reuse
+) -> None:
+    together, _, _ = serve(jobs, limits(slots, max(budget, slots), cells, reuse))
+    for job, answer in zip(jobs, together, strict=True):
+        full = serve([Job(job.prompt, job.max_tokens)], limits(1, 10_000))[0][0]
+        assert answer == full if job.leaves_after is None else answer == full[: len(answer)]
+
+
+def computed(runner: FakeRunner) -> int:
+    return sum(map(computed_in, runner.batches))
+
+
+LONG = tuple(range(14, 64))
+
+
+@pytest.mark.parametrize("cells", [None, 3 * CONTEXT], ids=["split", "unified"])
+def test_the_next_turn_of_a_conversation_computes_its_new_tokens_alone(cells: int | None) -> None:
+    first, runner, _ = serve([Job(LONG[:30], 6)], limits(1, 64, cells))
+    turns = [Job(LONG[:30], 6), Job((*LONG[:30], *first[0], 1, 2, 3), 6, arrives_at=20)]
+    _, runner, engine = serve(turns, limits(4, 64, cells, "parts"))
+    assert computed(runner) == 30 + 5 + (1 + 3) + 5  # the last token of an answer is sampled, not computed
+    assert engine.stats().kv_cells_used == 0
+
+
+@pytest.mark.parametrize("cells", [None, 3 * CONTEXT], ids=["split", "unified"])
+def test_a_prefix_that_many_wait_for_is_computed_once(cells: int | None) -> None:
+    jobs = [Job((*LONG, 70 + i), 4) for i in range(4)]
+    _, runner, _ = serve(jobs, limits(4, 25, cells, "parts"))
+    assert computed(runner) == len(LONG) + 4 * 1 + 4 * 3
+
+
+def test_a_prefix_of_another_tenant_is_not_used() -> None:
+    jobs = [Job(LONG, 4, tenant="a"), Job(LONG, 4, tenant="b", arrives_at=20)]
+    _, runner, _ = serve(jobs, limits(4, 64, None, "parts"))
+    assert computed(runner) == 2 * (len(LONG) + 3)
+
+
+def test_the_least_recently_used_prefix_goes_first() -> None:
+    prompts = [tuple(range(start, start + 20)) for start in (14, 40, 66)]
+    order = [0, 1, 0, 2, 0, 1]  # two slots: 2 takes the place of 1, not of 0
+    jobs = [Job(prompts[which], 1, arrives_at=10 * place) for place, which in enumerate(order)]
+    _, runner, _ = serve(jobs, limits(2, 64, None, "parts"))
+    assert [computed_in(batch) for batch in runner.batches] == [20, 20, 1, 20, 1, 20]
+
+
+def computed_in(batch: list[Chunk]) -> int:
+    return sum(len(chunk.tokens) for chunk in batch)
 
 
 def test_overcommitted_cells_do_preempt() -> None:

@@ -84,6 +84,7 @@ def _requests(
             stopping=stopping,
             echo=echo,
             tenant=origin.tenant,
+            cache_salt=body.cache_salt or "",
         )
         for prompt in prompts
         for sampling in samplings

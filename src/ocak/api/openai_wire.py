@@ -51,6 +51,9 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None
     n: Int | None = None
+    cache_salt: (
+        Annotated[str, Meta(max_length=256, description="Cached prompts are shared under one salt alone.")] | None
+    ) = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

@@ -80,6 +80,7 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         parallel=model.parallel,
         kv_cells=model.kv_cells,
         batch_tokens=model.batch_tokens,
+        prefix_cache=model.prefix_cache,
         threads=model.threads,
         gpu_layers=model.gpu_layers,
         kv_offload=model.kv_offload,

@@ -108,6 +108,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
     max_queued: Annotated[
         int, Meta(ge=0, le=1_000_000, description="requests that may wait; more are refused at once")
     ] = 128
+    prefix_cache: Annotated[bool, Meta(description="keep prompts for others that begin the same")] = True
     gpu_layers: Annotated[
         int,
         Meta(

@@ -29,7 +29,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 0
     slots_used: int = 0
     kv_cells: int = 0
-    kv_cells_used: int = 0
+    kv_cells_used: int = 0  # by running sequences
+    kv_cells_cached: int = 0  # by prefixes that are kept for others
     running: int = 0
     waiting: int = 0
     preemptions: int = 0

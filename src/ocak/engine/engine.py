@@ -3,12 +3,13 @@
 Speaks token ids only; whoever owns it turns them into text and calls `finish` when a stop string appears.
 It is driven by one thread.
 Invariants: every sequence that was submitted ends exactly once, by an `Ended` or `Broken` output or by
-`finish`; the moment it ends, its slot's cells are gone.
+`finish`; the moment it ends, its slot and cells are there for others.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ocak.core.events import FinishReason
@@ -17,6 +18,7 @@ from ocak.engine.pacing import Pacer
 from ocak.engine.runner import Chunk, NoRoom, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
+from ocak.engine.slots import Copy, Move, Trim
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ Output = Admitted | Sampled | Broken
 
 
 class Engine:
-    def __init__(self, runner: Runner, limits: SchedulerLimits, *, step_target_s: float = 0.25) -> None:
+    def __init__(self, runner: Runner, limits: SchedulerLimits, *, step_target_s: float = 0.2) -> None:
         self._runner = runner
         self._scheduler = Scheduler(limits)
         self._pacer = Pacer(step_target_s, limits.batch_tokens)
@@ -64,14 +66,15 @@ class Engine:
         assert 1 <= sequence.num_prompt < self._scheduler.limits.context
         self._scheduler.add(sequence)
 
-    def finish(self, sequence: Sequence) -> None:
-        """End a sequence now: stopped, cancelled or left by its client. Ending it again does nothing."""
+    def finish(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """End a sequence now: stopped, cancelled or left by its client. Ending it again does nothing.
+
+        What it computed may be kept as a prefix for others, unless it cannot be trusted.
+        """
         if sequence.is_finished:
             return
         sequence.is_finished = True
-        slot = self._scheduler.remove(sequence)
-        if slot is not None:
-            self._runner.clear(slot)
+        self._make(self._scheduler.remove(sequence, keep=keep))
         if sequence.sampler is not None:
             sequence.sampler.close()
 
@@ -93,10 +96,17 @@ class Engine:
         return outputs
 
     def _schedule(self) -> Batch:
-        batch, cleared = self._scheduler.schedule(self._pacer.prefill_tokens)
-        for slot in cleared:
-            self._runner.clear(slot)
+        batch = self._scheduler.schedule(self._pacer.prefill_tokens)
+        self._make(batch.moves)
         return batch
+
+    def _make(self, moves: Iterable[Move]) -> None:
+        for move in moves:
+            match move:
+                case Trim(slot, keep):
+                    self._runner.trim(slot, keep)
+                case Copy(source, slot, count):
+                    self._runner.copy(source, slot, count)
 
     def _run(self, batch: Batch) -> list[int]:
         chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
@@ -115,9 +125,9 @@ class Engine:
     def _apply(self, batch: Batch, tokens: list[int]) -> list[Output]:
         outputs: list[Output] = []
         sampled = iter(tokens)
+        self._scheduler.advance(batch)
         for sequence, count in batch.rows:
-            self._num_prompt_tokens += max(0, min(count, sequence.num_prompt - sequence.num_computed))
-            sequence.num_computed += count
+            self._num_prompt_tokens += max(0, min(count, sequence.num_prompt - sequence.num_computed + count))
             if sequence.num_pending == 0:
                 outputs.append(self._append(sequence, next(sampled)))
         return outputs
@@ -130,25 +140,26 @@ class Engine:
         return Sampled(sequence, token, reason)
 
     def _make_room(self, batch: Batch, error: NoRoom) -> list[Output]:
-        slot = self._scheduler.preempt_newest()
-        if slot is None:
+        moves = self._scheduler.make_room()
+        if moves is None:
             return self._break(batch, str(error))
-        self._runner.clear(slot)
+        self._make(moves)
         return []
 
     def _break(self, batch: Batch, message: str) -> list[Output]:
         for sequence, _ in batch.rows:
-            self.finish(sequence)
+            self.finish(sequence, keep=False)
         return [Broken(sequence, message) for sequence, _ in batch.rows]
 
     def stats(self, busy_s: float = 0.0) -> EngineStats:
         """A snapshot; `busy_s` is the caller's measure of its time with the engine."""
         scheduler = self._scheduler
         return EngineStats(
-            slots=scheduler.limits.num_slots,
+            slots=scheduler.limits.parallel,
             slots_used=len(scheduler.running),
             kv_cells=scheduler.limits.num_cells,
-            kv_cells_used=sum(sequence.num_computed for sequence in scheduler.running.values()),
+            kv_cells_used=scheduler.slots.num_held,
+            kv_cells_cached=scheduler.slots.num_cached,
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             preemptions=scheduler.num_preemptions,

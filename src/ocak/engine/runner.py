@@ -48,9 +48,18 @@ class Runner(Protocol):
         """Compute every chunk; return one token for each that has a sampler, in order. Raises `RunFailed`."""
         ...
 
-    def clear(self, slot: int) -> None:
-        """Remove all cells of the slot."""
+    def trim(self, slot: int, keep: int) -> None:
+        """Remove all cells of the slot but the first."""
         ...
+
+    def copy(self, source: int, slot: int, count: int) -> None:
+        """Give the slot, which holds nothing, the first cells of another."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FakeCell:
+    token: int
 
 
 @dataclass(slots=True)
@@ -73,7 +82,8 @@ class FakeRunner:
 
     num_vocab: int = 97
     num_cells: int | None = None
-    cells: dict[int, list[int]] = field(default_factory=dict)
+    shares_cells: bool = False
+    cells: dict[int, list[FakeCell]] = field(default_factory=dict)
     samplers: list[FakeSampler] = field(default_factory=list)
     failures: list[RunFailed] = field(default_factory=list)  # raised by the next runs, one each
     batches: list[list[Chunk]] = field(default_factory=list)
@@ -92,18 +102,29 @@ class FakeRunner:
         self.batches.append(list(chunks))
         return [token for chunk in chunks if (token := self._run_chunk(chunk)) is not None]
 
-    def clear(self, slot: int) -> None:
-        self.cells.pop(slot, None)
+    def trim(self, slot: int, keep: int) -> None:
+        self.cells[slot] = self.cells.pop(slot, [])[:keep]
+        if not self.cells[slot]:
+            del self.cells[slot]
+
+    def copy(self, source: int, slot: int, count: int) -> None:
+        assert not self.cells.get(slot), "a copy into a slot that holds something"
+        assert 0 < count <= len(self.cells[source]), "a copy of what is not there"
+        copied = self.cells[source][:count]
+        self.cells[slot] = copied if self.shares_cells else [FakeCell(cell.token) for cell in copied]
 
     @property
     def num_used(self) -> int:
-        return sum(map(len, self.cells.values()))
+        return len({id(cell) for cells in self.cells.values() for cell in cells})
 
     def _run_chunk(self, chunk: Chunk) -> int | None:
         cells = self.cells.setdefault(chunk.slot, [])
         assert chunk.start == len(cells), "a gap or an overlap in the positions"
-        cells.extend(chunk.tokens)
+        cells.extend(FakeCell(token) for token in chunk.tokens)
         if not isinstance(chunk.sampler, FakeSampler):
             return None
         assert not chunk.sampler.is_closed
-        return zlib.crc32(repr((cells, chunk.sampler.sampling.seed)).encode()) % self.num_vocab
+        return (
+            zlib.crc32(repr(([cell.token for cell in cells], chunk.sampler.sampling.seed)).encode())
+            % self.num_vocab
+        )

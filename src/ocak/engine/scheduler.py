@@ -2,20 +2,20 @@
 
 Steps that decode, a token of every answer, take turns with steps that prefill, a chunk of the oldest prompts: a
 mixed batch would be cut into those two passes by llama.cpp anyway, and run 8 % slower than they do. So no answer
-stalls for longer than a chunk. When the cells run short, the newest sequence gives its slot back and is computed
-again later; nobody else notices.
-Invariants: a slot has at most one sequence; the tokens of all running sequences fit into the cells; a batch
-never exceeds its budget; the oldest sequence always makes progress.
+stalls for longer than a chunk. When the cells run short, cached prefixes go first; then the newest sequence gives
+its slot back and is computed again later; nobody else notices.
+Invariants: what the running sequences hold and are about to compute fits into the cells; a batch never exceeds its
+budget; the oldest sequence always makes progress.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from dataclasses import dataclass
 
 from ocak.engine.padding import lenders, tiled
 from ocak.engine.sequence import Sequence
+from ocak.engine.slots import Move, Prefix, Reuse, SlotLimits, Slots
 
 GRAIN = 32  # chunks of whole grains suit the kernels
 STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prompt
@@ -23,14 +23,21 @@ STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prom
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    num_slots: int
+    parallel: int  # sequences that run at once
     context: int  # tokens per sequence
-    num_cells: int  # shared by all slots; at least `context`
+    num_cells: int  # shared by all; at least `context`
     batch_tokens: int = 512
+    num_slots: int = 0  # at least `parallel`; 0: just those
+    shares_cells: bool = False  # a copied prefix takes no cells
+    reuse: Reuse = "nothing"
 
     def __post_init__(self) -> None:
         assert self.num_cells >= self.context > 1, "one sequence must fit"
-        assert self.batch_tokens >= self.num_slots >= 1, "every slot must be able to decode"
+        assert self.batch_tokens >= self.parallel >= 1, "every sequence must be able to decode"
+
+    @property
+    def slot_limits(self) -> SlotLimits:
+        return SlotLimits(max(self.num_slots, self.parallel), self.num_cells, self.shares_cells, self.reuse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,7 @@ class Batch:
     """What to compute: pairs of a sequence and how many of its pending tokens, ordered by slot."""
 
     rows: tuple[tuple[Sequence, int], ...]
+    moves: tuple[Move, ...]  # to make first, in this order
     admitted: tuple[Sequence, ...]  # for the first time, in this batch
     is_prefill: bool
 
@@ -49,12 +57,15 @@ class Batch:
 class Scheduler:
     def __init__(self, limits: SchedulerLimits) -> None:
         self.limits = limits
+        self.slots = Slots(limits.slot_limits)
         self.waiting: deque[Sequence] = deque()
-        self.running: dict[int, Sequence] = {}  # by slot
-        self._free_slots = list(range(limits.num_slots))  # a heap: the lowest first keeps batches dense
         self._is_crowded = False  # since a preemption; until a sequence ends, nobody is admitted
         self._has_prefilled = False  # in the last batch
         self.num_preemptions = 0
+
+    @property
+    def running(self) -> dict[int, Sequence]:
+        return self.slots.running
 
     @property
     def has_work(self) -> bool:
@@ -63,15 +74,15 @@ class Scheduler:
     @property
     def num_committed(self) -> int:
         """Cells that the running sequences hold or are about to."""
-        return sum(len(sequence.tokens) for sequence in self.running.values())
+        return self.slots.num_held + sum(sequence.num_pending for sequence in self.running.values())
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def schedule(self, prefill_tokens: int) -> tuple[Batch, tuple[int, ...]]:
-        """Pick the next batch, of about `prefill_tokens` if they are prompts'; also the slots to clear first."""
-        cleared = self._preempt_until_fitting()
-        admitted = self._admit_waiting()
+    def schedule(self, prefill_tokens: int) -> Batch:
+        """Pick the next batch, of about `prefill_tokens` if they are prompts'."""
+        moves = self._preempt_until_fitting()
+        admitted, seated = self._admit_waiting()
         decoding = {slot: sequence for slot, sequence in self.running.items() if not sequence.in_prefill}
         prompts = {slot: sequence for slot, sequence in self.running.items() if sequence.in_prefill}
         self._has_prefilled = bool(prompts) and not (decoding and self._has_prefilled)
@@ -80,50 +91,88 @@ class Scheduler:
         else:
             rows = _decode_rows(decoding, prompts)
         rows.sort(key=_slot)
-        return Batch(tuple(rows), admitted, self._has_prefilled), cleared
+        evicted = self._make_room(sum(count for _, count in rows))
+        return Batch(tuple(rows), (*moves, *seated, *evicted), admitted, self._has_prefilled)
 
-    def remove(self, sequence: Sequence) -> int | None:
-        """Forget a sequence that has finished; return the slot to clear, None if it held none."""
+    def advance(self, batch: Batch) -> None:
+        """Note that the batch was computed."""
+        for sequence, count in batch.rows:
+            assert sequence.slot is not None
+            sequence.num_computed += count
+            self.slots.grow(sequence.slot, count)
+
+    def remove(self, sequence: Sequence, *, keep: bool = True) -> list[Move]:
+        """Forget a sequence that has finished."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
-            return None
+            return []
         self._is_crowded = False
-        return self._release(sequence)
+        return self.slots.release(sequence, keep=keep)
 
-    def preempt_newest(self) -> int | None:
-        """Send the newest running sequence back to wait; return its slot, None if it is the only one."""
+    def make_room(self) -> list[Move] | None:
+        """Give cells back after a batch had no room: a cached prefix, else the newest sequence."""
+        return self.slots.evict() or self._preempt_newest()
+
+    def _preempt_newest(self) -> list[Move] | None:
+        """Send the newest running sequence back to wait, unless it is the only one."""
         if len(self.running) < 2:
             return None
         newest = max(self.running.values(), key=lambda sequence: sequence.id)
-        slot = self._release(newest)
+        moves = self.slots.release(newest)
         newest.num_computed = 0
         self.waiting.appendleft(newest)
         self._is_crowded = True
         self.num_preemptions += 1
-        return slot
+        return moves
 
-    def _preempt_until_fitting(self) -> tuple[int, ...]:
-        cleared = []
-        while self.num_committed > self.limits.num_cells:
-            slot = self.preempt_newest()
-            assert slot is not None, "one sequence always fits"
-            cleared.append(slot)
-        return tuple(cleared)
+    def _preempt_until_fitting(self) -> list[Move]:
+        moves: list[Move] = []
+        while self._may_not_fit() and self.num_committed > self.limits.num_cells:
+            released = self._preempt_newest()
+            assert released is not None, "one sequence always fits"
+            moves += released
+        return moves
 
-    def _admit_waiting(self) -> tuple[Sequence, ...]:
-        admitted = []
-        committed = self.num_committed
-        while self.waiting and self._free_slots and not self._is_crowded:
-            committed += len(self.waiting[0].tokens)
-            if committed > self.limits.num_cells:
-                break
+    def _may_not_fit(self) -> bool:
+        """Whether the cells would be too few if none were shared; quick to tell."""
+        return sum(len(sequence.tokens) for sequence in self.running.values()) > self.limits.num_cells
+
+    def _make_room(self, count: int) -> list[Move]:
+        """Evict cached prefixes until so many cells are free."""
+        moves: list[Move] = []
+        while self.slots.cells.num_free < count:
+            evicted = self.slots.evict()
+            assert evicted, "the running sequences fit"
+            moves += evicted
+        return moves
+
+    def _admit_waiting(self) -> tuple[tuple[Sequence, ...], list[Move]]:
+        """Seat those who wait, in order; who waits for a prefix that is being computed lets others pass."""
+        admitted: list[Sequence] = []
+        moves: list[Move] = []
+        passed: list[Sequence] = []
+        while self.waiting and len(self.running) < self.limits.parallel and not self._is_crowded:
             sequence = self.waiting.popleft()
-            sequence.slot = heapq.heappop(self._free_slots)
-            self.running[sequence.slot] = sequence
+            prefix = self.slots.longest_prefix(sequence)
+            if prefix is None or not self._would_fit(sequence, prefix):
+                passed.append(sequence)
+                if prefix is None and len(passed) < self.limits.parallel:
+                    continue
+                break
+            moves += self.slots.take(sequence, prefix)
             if not sequence.is_admitted:
                 sequence.is_admitted = True
+                sequence.num_cached = prefix.length
                 admitted.append(sequence)
-        return tuple(admitted)
+        self.waiting.extendleft(reversed(passed))
+        return tuple(admitted), moves
+
+    def _would_fit(self, sequence: Sequence, prefix: Prefix) -> bool:
+        if self.limits.num_cells >= self.limits.parallel * self.limits.context:
+            return True
+        is_shared = self.limits.shares_cells and prefix.slot in self.running
+        fresh = len(sequence.tokens) - (prefix.length if is_shared else 0)
+        return self.num_committed + fresh <= self.limits.num_cells
 
     def _prefill_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
         """Whole prompts as long as they fit, oldest first, else a part of the oldest.
@@ -136,24 +185,17 @@ class Scheduler:
         for sequence in sorted(prompts.values(), key=lambda sequence: sequence.id):
             pending = sequence.num_pending
             if pending > min(wanted * STRETCH, room):
-                part = min(max(wanted - wanted % GRAIN, 1), room)
-                return rows or [(sequence, part)]
+                part = wanted - wanted % GRAIN if wanted > GRAIN else wanted
+                return rows or [(sequence, min(part, room))]
             rows.append((sequence, pending))
             wanted -= pending
             room -= pending
         return rows
 
-    def _release(self, sequence: Sequence) -> int:
-        slot = sequence.slot
-        assert slot is not None and self.running.pop(slot) is sequence
-        heapq.heappush(self._free_slots, slot)
-        sequence.slot = None
-        return slot
-
     def check_integrity(self) -> None:
         """Assert the invariants; for tests, and for the engine when it is idle."""
-        assert sorted([*self._free_slots, *self.running]) == list(range(self.limits.num_slots))
-        assert all(sequence.slot == slot for slot, sequence in self.running.items())
+        self.slots.check_integrity()
+        assert len(self.running) <= self.limits.parallel
         assert all(sequence.slot is None and sequence.num_computed == 0 for sequence in self.waiting)
         assert not any(sequence.is_finished for sequence in [*self.waiting, *self.running.values()])
 

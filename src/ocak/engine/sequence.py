@@ -5,6 +5,7 @@ Invariant: the cells of its slot hold the keys and values of `tokens[:num_comput
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from ocak.core.events import FinishReason, Usage
@@ -21,8 +22,10 @@ class Sequence:
     sampling: Sampling
     max_tokens: int
     end_tokens: frozenset[int]  # sampled ones that end the answer
+    root: Hashable = None  # prefixes are shared under the same root alone
     num_prompt: int = field(init=False)
     num_computed: int = 0
+    num_cached: int = 0  # of the prompt, found computed already
     slot: int | None = None
     sampler: Sampler | None = None
     is_admitted: bool = False  # has held a slot before
@@ -46,7 +49,7 @@ class Sequence:
 
     @property
     def usage(self) -> Usage:
-        return Usage(prompt_tokens=self.num_prompt, completion_tokens=self.num_generated)
+        return Usage(self.num_prompt, self.num_generated, cached_tokens=self.num_cached)
 
     def append(self, token: int, context: int) -> FinishReason | None:
         """Take a sampled token; return why the answer is at its end, if it is."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ocak.core.errors import LoadFailed
 from ocak.engine.padding import TILE
 from ocak.engine.runner import Chunk, NoRoom, RunFailed
+from ocak.engine.slots import Reuse
 from ocak.llama import library
 from ocak.llama.model import LlamaModel
 
@@ -39,6 +40,19 @@ class ContextOptions:
     def is_unified(self) -> bool:
         return self.kv_cells < self.context * self.parallel
 
+    @property
+    def num_slots(self) -> int:
+        """Sequence ids: where cells are shared, some more than run at once, for prefixes that are kept."""
+        return min(library.MAX_SEQUENCES, 2 * self.parallel + 16) if self.is_unified else self.parallel
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a row with logits is: in the batch, and among those that have some."""
+
+    row: int
+    index: int
+
 
 class LlamaContext:
     def __init__(self, model: LlamaModel, options: ContextOptions) -> None:
@@ -51,9 +65,13 @@ class LlamaContext:
                 f"parallel {options.parallel}, kv_type {options.kv_type}): "
                 f"{library.recent_errors() or 'no reason given'}; try a smaller --context or --parallel"
             )
-        self.parallel = options.parallel
+        self.num_slots = options.num_slots
+        self.most_cells = options.context  # of one slot
+        self.reuse: Reuse = "parts" if model.can_trim else "wholes"
         self.threads = options.threads
         self.batch_tokens = options.batch_tokens
+        self._logits: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self._logits_address = 0
         self._memory = c.llama_get_memory(self.pointer)
         self._make_batch(options.batch_tokens)
 
@@ -74,13 +92,14 @@ class LlamaContext:
             self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
-    def fill(self, chunks: Sequence[Chunk], num_outputs: int = 0) -> list[int]:
-        """Write the chunks into the batch; return the rows that a sampler waits for.
+    def fill(self, chunks: Sequence[Chunk], num_outputs: int = 0) -> list[Output]:
+        """Write the chunks into the batch; return where the logits will be that a sampler waits for.
 
         First rows of other chunks get logits too, up to `num_outputs` in all.
         """
-        rows: list[int] = []
-        end = 0
+        outputs: list[Output] = []
+        num_extra = max(0, num_outputs - sum(chunk.sampler is not None for chunk in chunks))
+        end = num_before = 0
         for chunk in chunks:
             start, end = end, end + len(chunk.tokens)
             self._tokens[start:end] = chunk.tokens
@@ -89,18 +108,14 @@ class LlamaContext:
             self._outputs[start:end] = 0
             if chunk.sampler is not None:
                 self._outputs[end - 1] = 1
-                rows.append(end - 1)
-        self._batch.n_tokens = end
-        self._widen(chunks, num_outputs - len(rows))
-        return rows
-
-    def _widen(self, chunks: Sequence[Chunk], num_more: int) -> None:
-        start = 0
-        for chunk in chunks:
-            if num_more > 0 and not self._outputs[start]:
+                outputs.append(Output(end - 1, num_before))
+                num_before += 1
+            elif num_extra:
                 self._outputs[start] = 1
-                num_more -= 1
-            start += len(chunk.tokens)
+                num_extra -= 1
+                num_before += 1
+        self._batch.n_tokens = end
+        return outputs
 
     def decode(self) -> None:
         """Run the forward pass over the batch. Raises `NoRoom` or `RunFailed`."""
@@ -116,16 +131,25 @@ class LlamaContext:
         return int(self._batch.n_tokens)
 
     def logits(self) -> NDArray[np.float32]:
-        """A view of the last pass's logits, rows with an output x vocabulary, in the order of the batch."""
-        num_outputs = int(self._outputs[: self.num_rows].sum())
-        return np.ctypeslib.as_array(c.llama_get_logits(self.pointer), (num_outputs, self._num_vocab))
+        """A view of the last pass's logits: outputs x vocabulary; rows beyond the last output mean nothing."""
+        address = ctypes.addressof(c.llama_get_logits(self.pointer).contents)
+        if address != self._logits_address:
+            size = (self.num_slots + TILE) * self._num_vocab
+            flat: NDArray[np.float32] = np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
+            self._logits, self._logits_address = flat.reshape(-1, self._num_vocab), address
+        return self._logits
 
-    def outputs(self, rows: Sequence[int]) -> list[int]:
-        """Where the rows of the batch are among those with an output."""
-        return (self._outputs[: self.num_rows].cumsum()[list(rows)] - 1).tolist()  # type: ignore[no-any-return]
+    def trim(self, slot: int, keep: int) -> None:
+        """Remove all cells of the slot but the first."""
+        c.llama_memory_seq_rm(self._memory, slot, keep or -1, -1)
 
-    def clear(self, slot: int) -> None:
-        c.llama_memory_seq_rm(self._memory, slot, -1, -1)
+    def copy(self, source: int, slot: int, count: int) -> None:
+        """Give an empty slot the first cells of another: shared in the unified layout, copied in the split one."""
+        if self._options.is_unified:
+            c.llama_memory_seq_cp(self._memory, source, slot, 0, count)
+        else:  # between streams llama.cpp copies whole sequences only
+            c.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
+            self.trim(slot, count)
 
     def use_threads(self, number: int) -> None:
         c.llama_set_n_threads(self.pointer, number, number)
@@ -140,8 +164,8 @@ def _params(options: ContextOptions) -> object:
     if not options.is_unified:
         params.n_ctx = pad_cells(options.context) * options.parallel
     params.n_batch = params.n_ubatch = options.batch_tokens
-    params.n_seq_max = options.parallel
-    params.n_outputs_max = options.parallel + TILE
+    params.n_seq_max = options.num_slots
+    params.n_outputs_max = options.num_slots + TILE
     params.n_threads = params.n_threads_batch = options.threads
     params.type_k = params.type_v = library.KV_TYPES[options.kv_type]
     params.flash_attn_type = library.FLASH_ATTENTION[options.flash_attn]

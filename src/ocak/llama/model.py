@@ -70,6 +70,12 @@ class LlamaModel:
     def can_generate(self) -> bool:
         return bool(c.llama_model_has_decoder(self.pointer)) and not c.llama_model_has_encoder(self.pointer)
 
+    @property
+    def can_trim(self) -> bool:
+        """Whether cells may be taken off a sequence's end: not from a recurrent state, nor behind a window."""
+        is_recurrent = c.llama_model_is_recurrent(self.pointer) or c.llama_model_is_hybrid(self.pointer)
+        return not is_recurrent and c.llama_model_n_swa(self.pointer) == 0
+
     def metadata(self, key: str) -> str | None:
         """Return a metadata value as text, None when the model does not carry it."""
         buffer = ctypes.create_string_buffer(TEXT_BYTES)

@@ -10,7 +10,7 @@ from llama_cpp import llama_cpp as c
 from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, lenders, tiled
 from ocak.engine.runner import Chunk, NoRoom
-from ocak.llama.context import LlamaContext
+from ocak.llama.context import LlamaContext, Output
 from ocak.llama.sampler import LlamaSampler
 from ocak.llama.threads import ThreadCount
 from ocak.llama.vocabulary import Vocabulary
@@ -22,7 +22,7 @@ class LlamaRunner:
     def __init__(self, context: LlamaContext, vocabulary: Vocabulary) -> None:
         self._context = context
         self._vocabulary = vocabulary
-        self._empty = set(range(context.parallel))  # slots without cells
+        self._lengths = dict.fromkeys(range(context.num_slots), 0)  # cells of each slot
         self._times = RowTimes()
         self._threads = ThreadCount(context.threads)
         self.decode_s = 0.0
@@ -31,21 +31,26 @@ class LlamaRunner:
         return LlamaSampler(sampling, self._vocabulary, prompt)
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
-        self._empty.difference_update(chunk.slot for chunk in chunks)
         self._adapt()
         lent = self._lend(chunks)
         try:
-            rows = self._decode(chunks, lent)
+            outputs = self._decode(chunks, lent)
         except NoRoom:
             if not lent:
                 raise
-            rows = self._decode(chunks, [])
+            outputs = self._decode(chunks, [])
+        for chunk in chunks:
+            self._lengths[chunk.slot] = chunk.start + len(chunk.tokens)
         samplers = [chunk.sampler for chunk in chunks if isinstance(chunk.sampler, LlamaSampler)]
-        return self._sample(samplers, rows)
+        return self._sample(samplers, outputs)
 
-    def clear(self, slot: int) -> None:
-        self._context.clear(slot)
-        self._empty.add(slot)
+    def trim(self, slot: int, keep: int) -> None:
+        self._context.trim(slot, keep)
+        self._lengths[slot] = keep
+
+    def copy(self, source: int, slot: int, count: int) -> None:
+        self._context.copy(source, slot, count)
+        self._lengths[slot] = count
 
     def _adapt(self) -> None:
         if self._threads.refresh():
@@ -53,21 +58,28 @@ class LlamaRunner:
             self._times = RowTimes()
 
     def _lend(self, chunks: Sequence[Chunk]) -> list[int]:
-        """Return the empty slots that are to run a token beside the chunks, because that is quicker."""
-        if min(len(chunk.tokens) for chunk in chunks) > 1:
+        """Return the idle slots that are to run a token beside the chunks, because that is quicker."""
+        if len(chunks) == 1 or min(len(chunk.tokens) for chunk in chunks) > 1:
             return []
         busy = [chunk.slot for chunk in chunks]
+        idle = self._idle(busy)
         room = self._context.batch_tokens - sum(len(chunk.tokens) for chunk in chunks)
-        rows = len(busy) + len(lenders(busy, self._empty, 0))
-        best = self._times.best(rows, len(busy) + min(room, len(self._empty)))
-        return lenders(busy, self._empty, best)[:room]
+        rows = len(busy) + len(lenders(busy, idle, 0))
+        best = self._times.best(rows, len(busy) + min(room, len(idle)))
+        return lenders(busy, idle, best)[:room]
 
-    def _decode(self, chunks: Sequence[Chunk], lent: list[int]) -> list[int]:
-        """Run the chunks beside a token in each of the slots lent; return the rows that have a sampler."""
-        padded = sorted([*chunks, *(Chunk(slot, 0, (0,), None) for slot in lent)], key=lambda chunk: chunk.slot)
+    def _idle(self, busy: list[int]) -> set[int]:
+        """Slots that can take a token behind what they hold; it is removed after the pass."""
+        most = self._context.most_cells - 1 if self._context.reuse == "parts" else 0
+        return {slot for slot, length in self._lengths.items() if length <= most} - set(busy)
+
+    def _decode(self, chunks: Sequence[Chunk], lent: list[int]) -> list[Output]:
+        """Run the chunks beside a token in each of the slots lent; return where the samplers' logits are."""
+        extra = [Chunk(slot, self._lengths[slot], (0,), None) for slot in lent]
+        padded = sorted([*chunks, *extra], key=lambda chunk: chunk.slot)
         num_decoding = sum(chunk.sampler is not None and len(chunk.tokens) == 1 for chunk in chunks)
         is_tiled = len(padded) % TILE == 0  # then the logits are too
-        rows = self._context.fill(padded, tiled(num_decoding) if is_tiled else 0)
+        outputs = self._context.fill(padded, tiled(num_decoding) if is_tiled else 0)
         started = time.perf_counter()
         try:
             self._context.decode()
@@ -75,23 +87,19 @@ class LlamaRunner:
             seconds = time.perf_counter() - started
             self.decode_s += seconds
             for slot in lent:
-                self._context.clear(slot)
+                self._context.trim(slot, self._lengths[slot])
         is_one_pass = padded[-1].slot - padded[0].slot == len(padded) - 1
         if is_one_pass and all(len(chunk.tokens) == 1 for chunk in padded):
             self._times.observe(len(padded), seconds)
-        return rows
+        return outputs
 
-    def _sample(self, samplers: list[LlamaSampler], rows: list[int]) -> list[int]:
+    def _sample(self, samplers: list[LlamaSampler], outputs: list[Output]) -> list[int]:
         if not samplers:
             return []
         logits = self._context.logits()
-        outputs = self._context.outputs(rows)
-        if all(sampler.chain is None for sampler in samplers):
-            best = logits.argmax(axis=1)
-            return [int(best[output]) for output in outputs]
         return [
-            int(logits[output].argmax())
+            int(logits[output.index].argmax())
             if sampler.chain is None
-            else int(c.llama_sampler_sample(sampler.chain, self._context.pointer, row))
-            for sampler, row, output in zip(samplers, rows, outputs, strict=True)
+            else int(c.llama_sampler_sample(sampler.chain, self._context.pointer, output.row))
+            for sampler, output in zip(samplers, outputs, strict=True)
         ]

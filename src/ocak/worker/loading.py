@@ -74,7 +74,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
         load_s=time.perf_counter() - started,
     )
-    return LoadedModel(model, _engine(runner, sizes, options.step_target_s), prompts, info)
+    return LoadedModel(model, _engine(runner, context, sizes, options), prompts, info)
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:
@@ -113,14 +113,17 @@ def context_options(options: LoadOptions, trained_context: int) -> ContextOption
     )
 
 
-def _engine(runner: LlamaRunner, sizes: ContextOptions, step_target_s: float) -> Engine:
+def _engine(runner: LlamaRunner, context: LlamaContext, sizes: ContextOptions, options: LoadOptions) -> Engine:
     limits = SchedulerLimits(
-        num_slots=sizes.parallel,
+        parallel=sizes.parallel,
         context=sizes.context,
         num_cells=sizes.kv_cells,
         batch_tokens=sizes.batch_tokens,
+        num_slots=sizes.num_slots,
+        shares_cells=sizes.is_unified,
+        reuse=context.reuse if options.prefix_cache else "nothing",
     )
-    return Engine(runner, limits, step_target_s=step_target_s)
+    return Engine(runner, limits, step_target_s=options.step_target_s)
 
 
 def _template(options: LoadOptions, model: LlamaModel, watch: Stopwatch) -> ChatTemplate | None:
@@ -150,5 +153,5 @@ def _warm_up(runner: LlamaRunner, sizes: ContextOptions) -> None:
     sampler = runner.new_sampler(Sampling(temperature=0), ())
     num_tokens = min(WARM_UP_TOKENS, sizes.batch_tokens, sizes.context)
     runner.run([Chunk(slot=0, start=0, tokens=[0] * num_tokens, sampler=sampler)])
-    runner.clear(0)
+    runner.trim(0, 0)
     runner.decode_s = 0.0

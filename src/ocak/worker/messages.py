@@ -24,7 +24,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int = 4
     kv_cells: int = 0  # 0: context x parallel; fewer are shared by all sequences
     batch_tokens: int = 512
-    step_target_s: float = 0.25  # a step, and so the gap between two tokens, should not last longer
+    prefix_cache: bool = True
+    step_target_s: float = 0.2  # a step, and so the gap between two tokens, should not last longer
     threads: int = 0  # 0: every core
     gpu_layers: int = -1  # -1: all, if a GPU is there
     kv_offload: bool = True

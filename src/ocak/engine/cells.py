@@ -1,0 +1,73 @@
+"""The account of KV cells: which slot holds which, and how many are free.
+
+It mirrors what llama.cpp does and is told nothing by it. Shared cells (the unified layout) count once, however
+many slots hold them.
+Invariant: a cell is free exactly while no slot holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+NONE: NDArray[np.int32] = np.empty(0, np.int32)
+
+
+class Cells:
+    def __init__(self, num_cells: int) -> None:
+        self._free: NDArray[np.int32] = np.arange(num_cells, dtype=np.int32)  # a stack, up to `num_free`
+        self.num_free = num_cells
+        self._num_holders: NDArray[np.int32] = np.zeros(num_cells, np.int32)
+        self._held: dict[int, NDArray[np.int32]] = {}  # by slot, in the order of the positions
+
+    @property
+    def num_used(self) -> int:
+        return len(self._free) - self.num_free
+
+    def length(self, slot: int) -> int:
+        """The number of cells that the slot holds."""
+        return len(self._held.get(slot, NONE))
+
+    def num_held(self, slots: Iterable[int]) -> int:
+        """The number of cells that these slots hold together."""
+        mask = np.zeros(len(self._num_holders), np.bool_)
+        for slot in slots:
+            mask[self._held.get(slot, NONE)] = True
+        return int(mask.sum())
+
+    def append(self, slot: int, count: int) -> None:
+        """Give the slot so many free cells more."""
+        assert count <= self.num_free, "more cells than there are"
+        fresh = self._free[self.num_free - count : self.num_free]
+        self.num_free -= count
+        self._num_holders[fresh] = 1
+        if count:
+            self._held[slot] = np.concatenate((self._held.get(slot, NONE), fresh))
+
+    def share(self, source: int, slot: int, count: int) -> None:
+        """Have the slot, which holds none, hold the first cells of another too."""
+        assert self.length(slot) == 0 and 0 < count <= self.length(source)
+        self._held[slot] = self._held[source][:count].copy()
+        self._num_holders[self._held[slot]] += 1
+
+    def trim(self, slot: int, keep: int) -> None:
+        """Take all cells but the first from the slot."""
+        held = self._held.pop(slot, NONE)
+        dropped = held[keep:]
+        self._num_holders[dropped] -= 1
+        freed = dropped[self._num_holders[dropped] == 0]
+        self._free[self.num_free : self.num_free + len(freed)] = freed
+        self.num_free += len(freed)
+        if keep and len(held):
+            self._held[slot] = held[:keep]
+
+    def check_integrity(self) -> None:
+        """Assert the invariant."""
+        holders = np.zeros_like(self._num_holders)
+        for held in self._held.values():
+            assert len(held) and len(set(held.tolist())) == len(held)
+            holders[held] += 1
+        assert (holders == self._num_holders).all()
+        assert sorted(self._free[: self.num_free]) == np.flatnonzero(holders == 0).tolist()

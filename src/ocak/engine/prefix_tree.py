@@ -1,0 +1,123 @@
+"""Which slots begin with the same tokens: a radix tree over token ids.
+
+Every path from a root spells the tokens of the slots that stand on it. A root is one tenant's: nothing is ever
+found across roots.
+Invariants: a slot is in every node of its path and in no other; no node is without a slot; siblings begin with
+different tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Node:
+    """A run of tokens that follow one another in all of `slots`."""
+
+    run: list[int]
+    slots: set[int]
+    children: dict[int, Node] = field(default_factory=dict)  # by their first token
+
+
+class PrefixTree:
+    def __init__(self) -> None:
+        self._roots: dict[Hashable, Node] = {}
+        self._paths: dict[int, tuple[Hashable, list[int]]] = {}  # by slot
+
+    def insert(self, slot: int, root: Hashable, tokens: Sequence[int]) -> None:
+        """Put the slot's tokens in, in the place of those that it had."""
+        self.remove(slot)
+        if not tokens:
+            return
+        path = list(tokens)
+        self._paths[slot] = root, path
+        node = self._roots.setdefault(root, Node([], set()))
+        node.slots.add(slot)
+        depth = 0
+        while depth < len(path):
+            child = node.children.get(path[depth])
+            if child is None:
+                child = node.children[path[depth]] = Node(path[depth:], set())
+            common = common_length(child.run, path, depth)
+            if common < len(child.run):
+                _split(child, common)
+            child.slots.add(slot)
+            depth += common
+            node = child
+
+    def remove(self, slot: int) -> None:
+        """Take the slot's tokens out, if it has any."""
+        root, path = self._paths.pop(slot, (None, []))
+        if not path:
+            return
+        node = self._roots[root]
+        node.slots.remove(slot)
+        if not node.slots:
+            del self._roots[root]
+            return
+        depth = 0
+        while depth < len(path):
+            child = node.children[path[depth]]
+            child.slots.remove(slot)
+            if not child.slots:
+                del node.children[path[depth]]
+                return
+            depth += len(child.run)
+            node = child
+
+    def match(self, root: Hashable, tokens: Sequence[int]) -> dict[int, int]:
+        """Return the slots that begin as `tokens` does, and for how long."""
+        lengths: dict[int, int] = {}
+        node = self._roots.get(root)
+        path = list(tokens)
+        depth = 0
+        while node is not None and depth < len(path):
+            child = node.children.get(path[depth])
+            if child is None:
+                break
+            common = common_length(child.run, path, depth)
+            depth += common
+            lengths.update(dict.fromkeys(child.slots, depth))
+            node = child if common == len(child.run) else None
+        return lengths
+
+    def check_integrity(self) -> None:
+        """Assert the invariants."""
+        found: dict[int, tuple[Hashable, list[int]]] = {}
+        for root, node in self._roots.items():
+            assert node.slots
+            _collect(node, root, [], found)
+        assert found == self._paths
+
+
+def common_length(run: Sequence[int], path: Sequence[int], start: int) -> int:
+    """Return how many tokens of `run` stand in `path` from `start` on."""
+    low, high = 0, min(len(run), len(path) - start)
+    if run[:high] == path[start : start + high]:
+        return high
+    while high - low > 1:  # the first `low` are alike, the first `high` are not
+        middle = (low + high) // 2
+        if run[low:middle] == path[start + low : start + middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _split(node: Node, length: int) -> None:
+    """Cut a node's run in two; the second part becomes its only child."""
+    rest = Node(node.run[length:], set(node.slots), node.children)
+    node.run, node.children = node.run[:length], {rest.run[0]: rest}
+
+
+def _collect(node: Node, root: Hashable, path: list[int], found: dict[int, tuple[Hashable, list[int]]]) -> None:
+    path = path + node.run
+    below = set[int]().union(*(child.slots for child in node.children.values()))
+    assert sum(len(child.slots) for child in node.children.values()) == len(below) and below <= node.slots
+    for slot in node.slots - below:
+        found[slot] = root, path
+    for first, child in node.children.items():
+        assert child.slots and child.run and child.run[0] == first
+        _collect(child, root, path, found)
