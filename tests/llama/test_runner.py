@@ -117,24 +117,28 @@ FAMILY = [
 ]
 
 
-@pytest.mark.parametrize("kv_cells", [CONTEXT * 4, CONTEXT * 2], ids=["split", "unified"])
-def test_prefixes_of_running_and_finished_sequences_change_no_answer(model: LlamaModel, kv_cells: int) -> None:
+@pytest.mark.parametrize(
+    ("parallel", "kv_cells", "host_tokens"),
+    [(4, CONTEXT * 4, 0), (4, CONTEXT * 2, 0), (2, CONTEXT * 2, 1000)],
+    ids=["split", "unified", "host memory"],
+)
+def test_prefixes_that_are_kept_change_no_answer(
+    model: LlamaModel, parallel: int, kv_cells: int, host_tokens: int
+) -> None:
     alone = [serve(model, [prompt], options(parallel=1, kv_cells=CONTEXT), GREEDY)[0] for prompt in FAMILY]
-    sizes = options(kv_cells=kv_cells)
+    sizes = options(parallel=parallel, kv_cells=kv_cells)
     context = LlamaContext(model, sizes)
-    runner = LlamaRunner(context, model.vocabulary)
-    engine = Engine(
-        runner,
-        SchedulerLimits(
-            parallel=4,
-            context=CONTEXT,
-            num_cells=kv_cells,
-            batch_tokens=32,
-            num_slots=sizes.num_slots,
-            shares_cells=sizes.is_unified,
-            reuse=context.reuse,
-        ),
+    limits = SchedulerLimits(
+        parallel=parallel,
+        context=CONTEXT,
+        num_cells=kv_cells,
+        batch_tokens=32,
+        num_slots=sizes.num_slots,
+        shares_cells=sizes.is_unified,
+        reuse=context.reuse,
+        host_tokens=host_tokens,
     )
+    engine = Engine(LlamaRunner(context, model.vocabulary), limits)
     sequences = [Sequence(i, list(prompt), GREEDY, 20, frozenset()) for i, prompt in enumerate(FAMILY * 3)]
     for sequence in sequences:
         engine.submit(sequence)
@@ -142,6 +146,7 @@ def test_prefixes_of_running_and_finished_sequences_change_no_answer(model: Llam
     while engine.has_work:
         engine.step()
         engine.check_integrity()
+    assert (engine.stats().saved_tokens > 0) == (host_tokens > 0)
     context.close()
     assert [sequence.tokens[sequence.num_prompt :] for sequence in sequences] == alone * 3
     again = sequences[len(FAMILY) :]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -40,8 +42,14 @@ def sequence(index: int, job: Job) -> Sequence:
     )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _short_prefixes_are_worth_saving() -> Iterator[None]:
+    with mock.patch("ocak.engine.slots.WORTH_SAVING", 8):
+        yield
+
+
 def limits(
-    slots: int = 4, batch_tokens: int = 32, cells: int | None = None, reuse: Reuse = "nothing"
+    slots: int = 4, batch_tokens: int = 32, cells: int | None = None, reuse: Reuse = "nothing", host: int = 0
 ) -> SchedulerLimits:
     """Fewer cells than slots x context are shared, as in the unified layout."""
     return SchedulerLimits(
@@ -52,6 +60,7 @@ def limits(
         num_slots=2 * slots if cells else slots,
         shares_cells=cells is not None,
         reuse=reuse,
+        host_tokens=host,
     )
 
 
@@ -75,6 +84,7 @@ def serve(jobs: list[Job], size: SchedulerLimits) -> tuple[list[list[int]], Fake
             ended += [o.sequence.id for o in engine.step() if isinstance(o, Sampled) and o.reason]
             engine.check_integrity()
             stats = engine.stats()
+            assert stats.saved_tokens == sum(map(len, runner.saved.values())) <= size.host_tokens
             assert stats.kv_cells_used + stats.kv_cells_cached == runner.num_used, "a wrong account"
             assert sum(len(chunk.tokens) for chunk in runner.batches[-1]) <= size.batch_tokens
     assert len(ended) == len(set(ended)), "a sequence finished twice"
@@ -148,18 +158,16 @@ families = st.lists(
 )
 
 
+reuses: st.SearchStrategy[Reuse] = st.sampled_from(["parts", "wholes"])
+slot_counts, budgets = st.integers(1, 5), st.integers(6, 80)
+split = st.builds(limits, slot_counts, budgets, st.none(), reuses, st.sampled_from([0, 40, 100, 1000]))
+unified = st.builds(limits, slot_counts, budgets, st.sampled_from([CONTEXT, CONTEXT + 30, 2 * CONTEXT]), reuses)
+
+
 @settings(deadline=None, max_examples=500)
-@given(
-    families,
-    st.integers(1, 5),
-    st.integers(6, 80),
-    st.sampled_from([None, CONTEXT, CONTEXT + 30, 2 * CONTEXT]),
-    st.sampled_from(["parts", "wholes"]),
-)
-def test_prefixes_that_are_kept_never_change_the_tokens(
-    jobs: list[Job], slots: int, budget: int, cells: int | None, reuse: Reuse
-) -> None:
-    together, _, _ = serve(jobs, limits(slots, max(budget, slots), cells, reuse))
+@given(families, st.one_of(split, unified))
+def test_prefixes_that_are_kept_never_change_the_tokens(jobs: list[Job], size: SchedulerLimits) -> None:
+    together, _, _ = serve(jobs, size)
     for job, answer in zip(jobs, together, strict=True):
         full = serve([Job(job.prompt, job.max_tokens)], limits(1, 10_000))[0][0]
         assert answer == full if job.leaves_after is None else answer == full[: len(answer)]
@@ -186,6 +194,22 @@ def test_a_prefix_that_many_wait_for_is_computed_once(cells: int | None) -> None
     jobs = [Job((*LONG, 70 + i), 4) for i in range(4)]
     _, runner, _ = serve(jobs, limits(4, 25, cells, "parts"))
     assert computed(runner) == len(LONG) + 4 * 1 + 4 * 3
+
+
+def test_conversations_that_take_turns_in_fewer_slots_compute_their_new_tokens_alone() -> None:
+    prompts = [tuple(range(14 + i, 24 + i)) for i in range(8)]
+    histories = list(prompts)
+    jobs: list[Job] = []
+    for turn in range(4):
+        for which in range(8):
+            if turn:
+                answer = serve([Job(histories[which], 3)], limits(1))[0][0]
+                histories[which] = (*histories[which], *answer, 50 + turn, 60 + which)
+            jobs.append(Job(histories[which], 3, arrives_at=12 * len(jobs)))
+    _, runner, engine = serve(jobs, limits(4, 64, None, "parts", 1000))
+    computed_prompts = engine.stats().prompt_tokens
+    assert computed_prompts <= sum(map(len, prompts)) + 8 * 3 * (1 + 2)  # the last answer's end, and what is new
+    assert runner.saved
 
 
 def test_a_prefix_of_another_tenant_is_not_used() -> None:

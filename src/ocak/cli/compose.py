@@ -81,6 +81,7 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         kv_cells=model.kv_cells,
         batch_tokens=model.batch_tokens,
         prefix_cache=model.prefix_cache,
+        cache_ram_bytes=model.cache_ram * 2**20,
         threads=model.threads,
         gpu_layers=model.gpu_layers,
         kv_offload=model.kv_offload,

@@ -109,6 +109,9 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, le=1_000_000, description="requests that may wait; more are refused at once")
     ] = 128
     prefix_cache: Annotated[bool, Meta(description="keep prompts for others that begin the same")] = True
+    cache_ram: Annotated[
+        int, Meta(ge=0, le=1_048_576, description="MiB of memory for prompts whose slots are needed; 0: none")
+    ] = 512
     gpu_layers: Annotated[
         int,
         Meta(

@@ -31,6 +31,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     kv_cells: int = 0
     kv_cells_used: int = 0  # by running sequences
     kv_cells_cached: int = 0  # by prefixes that are kept for others
+    saved_tokens: int = 0  # of such prefixes in host memory
     running: int = 0
     waiting: int = 0
     preemptions: int = 0

@@ -18,7 +18,7 @@ from ocak.engine.pacing import Pacer
 from ocak.engine.runner import Chunk, NoRoom, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Copy, Move, Trim
+from ocak.engine.slots import Copy, Forget, Keep, Move, Restore, Save, Trim
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,15 @@ class Engine:
         assert 1 <= sequence.num_prompt < self._scheduler.limits.context
         self._scheduler.add(sequence)
 
-    def finish(self, sequence: Sequence, *, keep: bool = True) -> None:
+    def finish(self, sequence: Sequence, keep: Keep = "host") -> None:
         """End a sequence now: stopped, cancelled or left by its client. Ending it again does nothing.
 
-        What it computed may be kept as a prefix for others, unless it cannot be trusted.
+        What it computed may be kept as a prefix for others: in its slot, and if worth it in host memory.
         """
         if sequence.is_finished:
             return
         sequence.is_finished = True
-        self._make(self._scheduler.remove(sequence, keep=keep))
+        self._make(self._scheduler.remove(sequence, keep))
         if sequence.sampler is not None:
             sequence.sampler.close()
 
@@ -107,6 +107,12 @@ class Engine:
                     self._runner.trim(slot, keep)
                 case Copy(source, slot, count):
                     self._runner.copy(source, slot, count)
+                case Save(slot, key):
+                    self._runner.save(slot, key)
+                case Restore(key, slot, count):
+                    self._runner.restore(key, slot, count)
+                case Forget(key):
+                    self._runner.forget(key)
 
     def _run(self, batch: Batch) -> list[int]:
         chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
@@ -148,7 +154,7 @@ class Engine:
 
     def _break(self, batch: Batch, message: str) -> list[Output]:
         for sequence, _ in batch.rows:
-            self.finish(sequence, keep=False)
+            self.finish(sequence, "nothing")
         return [Broken(sequence, message) for sequence, _ in batch.rows]
 
     def stats(self, busy_s: float = 0.0) -> EngineStats:
@@ -160,6 +166,7 @@ class Engine:
             kv_cells=scheduler.limits.num_cells,
             kv_cells_used=scheduler.slots.num_held,
             kv_cells_cached=scheduler.slots.num_cached,
+            saved_tokens=scheduler.slots.num_saved,
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             preemptions=scheduler.num_preemptions,

@@ -67,6 +67,10 @@ class PrefixTree:
             depth += len(child.run)
             node = child
 
+    def path(self, slot: int) -> tuple[Hashable, list[int]]:
+        """Return the slot's root and tokens."""
+        return self._paths[slot]
+
     def match(self, root: Hashable, tokens: Sequence[int]) -> dict[int, int]:
         """Return the slots that begin as `tokens` does, and for how long."""
         lengths: dict[int, int] = {}

@@ -56,6 +56,18 @@ class Runner(Protocol):
         """Give the slot, which holds nothing, the first cells of another."""
         ...
 
+    def save(self, slot: int, key: int) -> None:
+        """Copy the slot's cells to host memory under a key."""
+        ...
+
+    def restore(self, key: int, slot: int, count: int) -> None:
+        """Give the slot, which holds nothing, the first cells of those saved under the key."""
+        ...
+
+    def forget(self, key: int) -> None:
+        """Free what was saved under the key."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FakeCell:
@@ -84,6 +96,7 @@ class FakeRunner:
     num_cells: int | None = None
     shares_cells: bool = False
     cells: dict[int, list[FakeCell]] = field(default_factory=dict)
+    saved: dict[int, list[int]] = field(default_factory=dict)
     samplers: list[FakeSampler] = field(default_factory=list)
     failures: list[RunFailed] = field(default_factory=list)  # raised by the next runs, one each
     batches: list[list[Chunk]] = field(default_factory=list)
@@ -112,6 +125,18 @@ class FakeRunner:
         assert 0 < count <= len(self.cells[source]), "a copy of what is not there"
         copied = self.cells[source][:count]
         self.cells[slot] = copied if self.shares_cells else [FakeCell(cell.token) for cell in copied]
+
+    def save(self, slot: int, key: int) -> None:
+        assert key not in self.saved
+        self.saved[key] = [cell.token for cell in self.cells[slot]]
+
+    def restore(self, key: int, slot: int, count: int) -> None:
+        assert not self.cells.get(slot), "restored into a slot that holds something"
+        assert 0 < count <= len(self.saved[key])
+        self.cells[slot] = [FakeCell(token) for token in self.saved[key][:count]]
+
+    def forget(self, key: int) -> None:
+        del self.saved[key]
 
     @property
     def num_used(self) -> int:

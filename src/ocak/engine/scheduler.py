@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ocak.engine.padding import lenders, tiled
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Move, Prefix, Reuse, SlotLimits, Slots
+from ocak.engine.slots import Keep, Move, Prefix, Reuse, SlotLimits, Slots
 
 GRAIN = 32  # chunks of whole grains suit the kernels
 STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prompt
@@ -30,6 +30,7 @@ class SchedulerLimits:
     num_slots: int = 0  # at least `parallel`; 0: just those
     shares_cells: bool = False  # a copied prefix takes no cells
     reuse: Reuse = "nothing"
+    host_tokens: int = 0  # of prefixes saved to host memory
 
     def __post_init__(self) -> None:
         assert self.num_cells >= self.context > 1, "one sequence must fit"
@@ -37,7 +38,13 @@ class SchedulerLimits:
 
     @property
     def slot_limits(self) -> SlotLimits:
-        return SlotLimits(max(self.num_slots, self.parallel), self.num_cells, self.shares_cells, self.reuse)
+        return SlotLimits(
+            num_slots=max(self.num_slots, self.parallel),
+            num_cells=self.num_cells,
+            shares_cells=self.shares_cells,
+            reuse=self.reuse,
+            host_tokens=self.host_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +108,13 @@ class Scheduler:
             sequence.num_computed += count
             self.slots.grow(sequence.slot, count)
 
-    def remove(self, sequence: Sequence, *, keep: bool = True) -> list[Move]:
+    def remove(self, sequence: Sequence, keep: Keep = "host") -> list[Move]:
         """Forget a sequence that has finished."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
             return []
         self._is_crowded = False
-        return self.slots.release(sequence, keep=keep)
+        return self.slots.release(sequence, keep)
 
     def make_room(self) -> list[Move] | None:
         """Give cells back after a batch had no room: a cached prefix, else the newest sequence."""
@@ -170,7 +177,7 @@ class Scheduler:
     def _would_fit(self, sequence: Sequence, prefix: Prefix) -> bool:
         if self.limits.num_cells >= self.limits.parallel * self.limits.context:
             return True
-        is_shared = self.limits.shares_cells and prefix.slot in self.running
+        is_shared = self.limits.shares_cells and prefix.holder in self.running
         fresh = len(sequence.tokens) - (prefix.length if is_shared else 0)
         return self.num_committed + fresh <= self.limits.num_cells
 

@@ -3,12 +3,16 @@
 A slot that a sequence has left keeps its cells as a cached prefix until the slot or its cells are needed; the
 least recently used goes first. A new sequence starts from the longest prefix that any slot of its tenant holds,
 running or cached.
-Invariants: a slot has at most one sequence; the account of cells and the tree agree with what every slot holds.
+What an answer that ended by itself leaves is saved to host memory before its slot is used otherwise, within a
+budget, and comes back when it is asked for again: copying is quicker than computing.
+Invariants: a slot has at most one sequence; the account of cells and the tree agree with what every slot holds;
+what is saved is within its budget.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 from ocak.engine.cells import Cells
@@ -16,7 +20,9 @@ from ocak.engine.prefix_tree import PrefixTree
 from ocak.engine.sequence import Sequence
 
 Reuse = Literal["parts", "wholes", "nothing"]
+Keep = Literal["nothing", "slot", "host"]  # of a sequence that ends: how far its cells may live on
 WORTH_WAITING = 16  # tokens that another sequence is about to compute
+WORTH_SAVING = 64  # tokens; fewer are computed as soon as copied twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,7 @@ class SlotLimits:
     num_cells: int
     shares_cells: bool = False  # a copy takes no cells (the unified layout)
     reuse: Reuse = "nothing"  # of cached prefixes: any part of them, only whole ones, or none
+    host_tokens: int = 0  # the budget of saved prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +51,38 @@ class Copy:
     count: int
 
 
-Move = Trim | Copy
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Copy the slot's cells to host memory under a key."""
+
+    slot: int
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Give the slot, which holds nothing, the first cells of those saved under the key."""
+
+    key: int
+    slot: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Free what was saved under the key."""
+
+    key: int
+
+
+Move = Trim | Copy | Save | Restore | Forget
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The beginning of a prompt that a slot already holds."""
+    """The beginning of a prompt that is there already: in a slot, or saved under a key."""
 
-    slot: int
+    holder: int
     length: int
 
 
@@ -64,7 +95,9 @@ class Slots:
         self.running: dict[int, Sequence] = {}
         self.cells = Cells(limits.num_cells)
         self._tree = PrefixTree()
-        self._cached: dict[int, None] = {}  # slots that hold cells and no sequence, least recently used first
+        self._cached: dict[int, Keep] = {}  # slots that hold cells and no sequence, least recently used first
+        self._saved: dict[int, int] = {}  # by key the length, least recently used first
+        self._keys = count(limits.num_slots)  # keys and slots share the tree
 
     @property
     def num_held(self) -> int:
@@ -78,49 +111,50 @@ class Slots:
         """Cells that only slots without a sequence hold."""
         return self.cells.num_used - self.num_held
 
+    @property
+    def num_saved(self) -> int:
+        """Tokens in host memory."""
+        return sum(self._saved.values())
+
     def longest_prefix(self, sequence: Sequence) -> Prefix | None:
         """Return the best start for a sequence; None if it is worth waiting for one that is being computed."""
         if self.limits.reuse == "nothing":
             return NO_PREFIX
         best, coming = NO_PREFIX, 0
         # One token is always left to compute: its logits are the first answer's.
-        for slot, common in self._tree.match(sequence.root, sequence.tokens[:-1]).items():
-            held = self.cells.length(slot)
+        for holder, common in self._tree.match(sequence.root, sequence.tokens[:-1]).items():
+            held = self._saved.get(holder) or self.cells.length(holder)
             length = min(common, held) if self.limits.reuse == "parts" or held <= common else 0
-            if length > best.length or (length == best.length and slot in self._cached):
-                best = Prefix(slot, length)
-            if slot in self.running and self.limits.reuse == "parts":
+            if length > best.length or (length == best.length and holder in self._cached):
+                best = Prefix(holder, length)
+            if holder in self.running and self.limits.reuse == "parts":
                 coming = max(coming, common)
         return None if coming - best.length >= WORTH_WAITING else best
 
     def take(self, sequence: Sequence, prefix: Prefix) -> list[Move]:
         """Seat a sequence on the prefix; return how to make it so."""
         slot = self._choose(prefix)
+        self._touch(prefix.holder)
+        moves = [] if self._is_whole(prefix, slot) else self._save(slot, prefix.holder)
         self._cached.pop(slot, None)
-        moves: list[Move] = []
-        if slot == prefix.slot:
-            moves += self._trim(slot, prefix.length)
-        else:
-            moves += self._trim(slot, 0)
-            if prefix.length:
-                self._copy(prefix, slot)
-                self._touch(prefix.slot)
-                moves.append(Copy(prefix.slot, slot, prefix.length))
+        moves += self._trim(slot, prefix.length if slot == prefix.holder else 0)
+        if prefix.length and slot != prefix.holder:
+            moves.append(self._bring(prefix, slot))
         sequence.slot = slot
         sequence.num_computed = prefix.length
         self.running[slot] = sequence
         self._tree.insert(slot, sequence.root, sequence.tokens)
         return moves
 
-    def release(self, sequence: Sequence, *, keep: bool = True) -> list[Move]:
+    def release(self, sequence: Sequence, keep: Keep = "host") -> list[Move]:
         """Take the sequence's slot from it; what it has computed may be kept as a prefix."""
         slot = sequence.slot
         assert slot is not None and self.running.pop(slot) is sequence
         sequence.slot = None
-        if not keep or self.limits.reuse == "nothing" or not self.cells.length(slot):
+        if keep == "nothing" or self.limits.reuse == "nothing" or not self.cells.length(slot):
             return self._drop(slot)
         self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_computed])
-        self._cached[slot] = None
+        self._cached[slot] = keep
         return []
 
     def grow(self, slot: int, count: int) -> None:
@@ -130,30 +164,66 @@ class Slots:
     def evict(self) -> list[Move]:
         """Drop the cached prefix that was not used for the longest time; nothing if there is none."""
         oldest = next(iter(self._cached), None)
-        return [] if oldest is None else self._drop(oldest)
+        return [] if oldest is None else [*self._save(oldest), *self._drop(oldest)]
 
     def _choose(self, prefix: Prefix) -> int:
         """The slot for a new sequence: the prefix's own if it holds no more, an empty one, or the oldest."""
-        if prefix.slot in self._cached and self.cells.length(prefix.slot) == prefix.length:
-            return prefix.slot
+        if self._is_whole(prefix, prefix.holder):
+            return prefix.holder
         empty = next((slot for slot in range(self.limits.num_slots) if self._is_empty(slot)), None)
         if empty is not None:
             return empty
         return next(iter(self._cached))
 
+    def _is_whole(self, prefix: Prefix, slot: int) -> bool:
+        """Whether the slot is cached and holds the prefix and nothing else."""
+        return slot == prefix.holder and slot in self._cached and self.cells.length(slot) == prefix.length
+
     def _is_empty(self, slot: int) -> bool:
         return slot not in self.running and slot not in self._cached
 
-    def _copy(self, prefix: Prefix, slot: int) -> None:
+    def _bring(self, prefix: Prefix, slot: int) -> Move:
+        """Copy, share or restore a prefix into an empty slot."""
+        if prefix.holder in self._saved:
+            self.cells.append(slot, prefix.length)
+            return Restore(prefix.holder, slot, prefix.length)
         if self.limits.shares_cells:
-            self.cells.share(prefix.slot, slot, prefix.length)
+            self.cells.share(prefix.holder, slot, prefix.length)
         else:
             self.cells.append(slot, prefix.length)
+        return Copy(prefix.holder, slot, prefix.length)
 
-    def _touch(self, slot: int) -> None:
-        if slot in self._cached:
-            del self._cached[slot]
-            self._cached[slot] = None
+    def _touch(self, holder: int) -> None:
+        """Note that the holder was used just now."""
+        if holder in self._cached:
+            self._cached[holder] = self._cached.pop(holder)
+        elif holder in self._saved:
+            self._saved[holder] = self._saved.pop(holder)
+
+    def _save(self, slot: int, spared: int = -1) -> list[Move]:
+        """Save what the slot holds if it is worth it, at the cost of the oldest saved ones but the spared."""
+        length = self.cells.length(slot)
+        budget = self.limits.host_tokens - self._saved.get(spared, 0)
+        if self._cached.get(slot) != "host" or not WORTH_SAVING <= length <= budget:
+            return []
+        root, tokens = self._tree.path(slot)
+        holders = self._tree.match(root, tokens)
+        del holders[slot]
+        if any(common == length and holder not in self.running for holder, common in holders.items()):
+            return []  # another holds it too
+        beginnings = [key for key, common in holders.items() if common == self._saved.get(key) and key != spared]
+        moves: list[Move] = [self._forget(key) for key in beginnings]
+        while self.num_saved + length > self.limits.host_tokens:
+            moves.append(self._forget(next(key for key in self._saved if key != spared)))
+        key = next(self._keys)
+        self._saved[key] = length
+        self._tree.insert(key, root, tokens)
+        return [*moves, Save(slot, key)]
+
+    def _forget(self, key: int) -> Forget:
+        del self._saved[key]
+        self._tree.remove(key)
+        return Forget(key)
 
     def _trim(self, slot: int, keep: int) -> list[Move]:
         if self.cells.length(slot) == keep:
@@ -175,4 +245,6 @@ class Slots:
             assert sequence.slot == slot and not sequence.is_finished
             assert self.cells.length(slot) == sequence.num_computed
         for slot in self._cached:
-            assert self.cells.length(slot) > 0
+            assert self.cells.length(slot) == len(self._tree.path(slot)[1]) > 0
+        assert self.num_saved <= self.limits.host_tokens
+        assert all(len(self._tree.path(key)[1]) == length for key, length in self._saved.items())

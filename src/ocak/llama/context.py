@@ -151,6 +151,21 @@ class LlamaContext:
             c.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
             self.trim(slot, count)
 
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """Return a copy of the slot's cells, in llama.cpp's own form."""
+        size = c.llama_state_seq_get_size(self.pointer, slot)
+        data: NDArray[np.uint8] = np.empty(size, np.uint8)
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = c.llama_state_seq_get_data(self.pointer, pointer, size, slot)
+        assert written == size, f"saved {written} of {size} bytes"
+        return data
+
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> None:
+        """Put saved cells into an empty slot. Raises `RunFailed`."""
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if c.llama_state_seq_set_data(self.pointer, pointer, data.nbytes, slot) != data.nbytes:
+            raise RunFailed(f"llama.cpp did not take a saved prefix back: {library.recent_errors()}")
+
     def use_threads(self, number: int) -> None:
         c.llama_set_n_threads(self.pointer, number, number)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
 from llama_cpp import llama_cpp as c
+from numpy.typing import NDArray
 
 from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, lenders, tiled
@@ -23,6 +25,7 @@ class LlamaRunner:
         self._context = context
         self._vocabulary = vocabulary
         self._lengths = dict.fromkeys(range(context.num_slots), 0)  # cells of each slot
+        self._saved: dict[int, NDArray[np.uint8]] = {}
         self._times = RowTimes()
         self._threads = ThreadCount(context.threads)
         self.decode_s = 0.0
@@ -51,6 +54,16 @@ class LlamaRunner:
     def copy(self, source: int, slot: int, count: int) -> None:
         self._context.copy(source, slot, count)
         self._lengths[slot] = count
+
+    def save(self, slot: int, key: int) -> None:
+        self._saved[key] = self._context.save(slot)
+
+    def restore(self, key: int, slot: int, count: int) -> None:
+        self._context.restore(slot, self._saved[key])
+        self.trim(slot, count)
+
+    def forget(self, key: int) -> None:
+        del self._saved[key]
 
     def _adapt(self) -> None:
         if self._threads.refresh():

@@ -44,7 +44,9 @@ ENGINE_GAUGES: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("slots", "Sequences that can run at once.", lambda e: e.slots),
     ("slots_used", "Slots taken.", lambda e: e.slots_used),
     ("kv_cells", "KV cells of the model.", lambda e: e.kv_cells),
-    ("kv_cells_used", "KV cells taken.", lambda e: e.kv_cells_used),
+    ("kv_cells_used", "KV cells of running requests.", lambda e: e.kv_cells_used),
+    ("kv_cells_cached", "KV cells of prefixes that are kept for others.", lambda e: e.kv_cells_cached),
+    ("saved_tokens", "Tokens of such prefixes in host memory.", lambda e: e.saved_tokens),
     ("kv_cache_usage_ratio", "Share of the KV cells taken, 0 to 1.", lambda e: _share(e)),
 )
 

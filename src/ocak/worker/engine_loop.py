@@ -103,7 +103,7 @@ class EngineLoop:
         answer = self._answers.pop(handle, None)
         if answer is None:
             return False  # it has just ended by itself
-        self._engine.finish(answer.sequence)
+        self._engine.finish(answer.sequence, "slot")
         return True
 
     def _step(self) -> list[tuple[int, RequestEvent]]:

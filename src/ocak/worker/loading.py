@@ -15,6 +15,7 @@ from ocak.core.status import ModelInfo
 from ocak.engine.engine import Engine
 from ocak.engine.runner import Chunk
 from ocak.engine.scheduler import SchedulerLimits
+from ocak.engine.slots import Reuse
 from ocak.llama import library
 from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
 from ocak.llama.model import LlamaModel, WeightOptions
@@ -74,7 +75,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
         load_s=time.perf_counter() - started,
     )
-    return LoadedModel(model, _engine(runner, context, sizes, options), prompts, info)
+    return LoadedModel(model, _engine(runner, context, sizes, options, info.kv_bytes), prompts, info)
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:
@@ -113,7 +114,11 @@ def context_options(options: LoadOptions, trained_context: int) -> ContextOption
     )
 
 
-def _engine(runner: LlamaRunner, context: LlamaContext, sizes: ContextOptions, options: LoadOptions) -> Engine:
+def _engine(
+    runner: LlamaRunner, context: LlamaContext, sizes: ContextOptions, options: LoadOptions, kv_size: int
+) -> Engine:
+    reuse: Reuse = context.reuse if options.prefix_cache else "nothing"
+    can_save = reuse == "parts" and not sizes.is_unified
     limits = SchedulerLimits(
         parallel=sizes.parallel,
         context=sizes.context,
@@ -121,7 +126,8 @@ def _engine(runner: LlamaRunner, context: LlamaContext, sizes: ContextOptions, o
         batch_tokens=sizes.batch_tokens,
         num_slots=sizes.num_slots,
         shares_cells=sizes.is_unified,
-        reuse=context.reuse if options.prefix_cache else "nothing",
+        reuse=reuse,
+        host_tokens=options.cache_ram_bytes * sizes.kv_cells // kv_size if can_save else 0,
     )
     return Engine(runner, limits, step_target_s=options.step_target_s)
 

@@ -25,6 +25,7 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     kv_cells: int = 0  # 0: context x parallel; fewer are shared by all sequences
     batch_tokens: int = 512
     prefix_cache: bool = True
+    cache_ram_bytes: int = 0  # for prefixes that are saved when their slots are needed
     step_target_s: float = 0.2  # a step, and so the gap between two tokens, should not last longer
     threads: int = 0  # 0: every core
     gpu_layers: int = -1  # -1: all, if a GPU is there
