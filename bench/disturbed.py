@@ -14,7 +14,7 @@ from statistics import median
 from bench import load, paths
 from bench.load import Load
 from bench.report import Report, Row, say
-from bench.servers import Server, llama_server, ocak, running
+from bench.servers import NO_PREFIXES, Server, llama_server, ocak, running
 
 CLIENTS, CONTEXT = 16, 1024
 QUIET_BUSY_BUSY_QUIET = (False, True, True, False)
@@ -26,7 +26,7 @@ def measure(short: bool = False) -> Report:
     samples: Samples = defaultdict(list)
     model, rounds = str(paths.model()), 1 if short else 2
     peer = llama_server(model, CLIENTS, CONTEXT, "--no-kv-unified")
-    with running(ocak(model, CLIENTS, CONTEXT), peer) as servers:
+    with running(ocak(model, CLIENTS, CONTEXT, NO_PREFIXES), peer) as servers:
         for seed, is_disturbed in enumerate(QUIET_BUSY_BUSY_QUIET * rounds):
             for server in servers:
                 _sample(server, is_disturbed, seed, samples)

@@ -1,7 +1,7 @@
 """A closed-loop load on any OpenAI-compatible server: N clients, each one request after another.
 
-Prompts are random token ids, so their length is exact and none shares a prefix with
-another. Every request is greedy, ignores the end of text and opens a connection of its
+Prompts are random token ids, so their length is exact and none shares more of a prefix with
+another than the load says. Every request is greedy, ignores the end of text and opens a connection of its
 own (llama-server closes idle ones under load, which would count as failures).
 """
 
@@ -32,12 +32,15 @@ class Load:
     prompt_tokens: int = 128
     output_tokens: int = 64
     seed: int = 0
+    prefixes: int = 0  # how many beginnings the prompts share, taking turns
+    prefix_tokens: int = 0  # of each of those, before the prompt's own
 
     def prompts(self) -> list[list[int]]:
         """The prompts, as token ids."""
         rng = np.random.default_rng(self.seed)
+        shared = rng.integers(FIRST_TOKEN_ID, LAST_TOKEN_ID, (max(1, self.prefixes), self.prefix_tokens))
         ids = rng.integers(FIRST_TOKEN_ID, LAST_TOKEN_ID, (self.requests, self.prompt_tokens))
-        return [row.tolist() for row in ids]
+        return [[*shared[number % len(shared)].tolist(), *row.tolist()] for number, row in enumerate(ids)]
 
 
 @dataclass(slots=True)
@@ -113,7 +116,7 @@ async def _run(server: Server, load: Load) -> Outcome:
 
 def _bodies(served_name: str, load: Load) -> Iterator[dict[str, Any]]:
     for prompt in load.prompts():
-        yield greedy_body(served_name, prompt, load.output_tokens)
+        yield greedy_body(served_name, prompt, load.output_tokens) | {"cache_prompt": load.prefixes > 0}
 
 
 def greedy_body(served_name: str, prompt: list[int] | str, max_tokens: int, stream: bool = True) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import aiohttp
 import uvloop
 
 from bench.report import Report, Row, say
-from bench.servers import MODEL_NAME, Server, ocak, running
+from bench.servers import MODEL_NAME, NO_PREFIXES, Server, ocak, running
 
 BODY = {
     "model": MODEL_NAME,
@@ -38,7 +38,7 @@ class Cost:
 def measure(short: bool = False) -> Report:
     """Ask many times, one and sixteen at a time, in ABBA order."""
     requests = 200 if short else 2_000
-    with running(ocak("embedded", 16, 256)) as (server,):
+    with running(ocak("embedded", 16, 256, NO_PREFIXES)) as (server,):
         uvloop.run(_ask_all(server, 16, 200))
         costs = [_cost(server, clients, requests) for clients in (1, 16, 16, 1)]
     return _report(costs)

@@ -84,6 +84,7 @@ def llama_server(model: str, parallel: int, context: int, *options: str, name: s
 
 
 OCAK = (sys.executable, "-m", "ocak")
+NO_PREFIXES = "--no-prefix-cache"  # where the two sides of a round send the same prompts
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from bench import paths
 from bench.load import Load
 from bench.observed import Samples, observe, warm_up
 from bench.report import Report, Row, say
-from bench.servers import Server, llama_server, ocak, running
+from bench.servers import NO_PREFIXES, Server, llama_server, ocak, running
 from bench.throughput import abba
 
 PROMPT_TOKENS, OUTPUT_TOKENS, CONTEXT = 128, 128, 1024
@@ -24,7 +24,7 @@ def measure(short: bool = False) -> Report:
     samples: Samples = defaultdict(list)
     model, rounds = str(paths.model()), 1 if short else 3
     peer = llama_server(model, 1, CONTEXT, "--no-kv-unified")
-    with running(ocak(model, 1, CONTEXT), peer) as servers:
+    with running(ocak(model, 1, CONTEXT, NO_PREFIXES), peer) as servers:
         for server in servers:
             warm_up(server, 1)
         for number, side in enumerate(abba([*servers, None], rounds)):

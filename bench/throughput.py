@@ -15,7 +15,7 @@ from bench import paths
 from bench.load import Load
 from bench.observed import Samples, observe, warm_up
 from bench.report import Report, Row, say
-from bench.servers import Server, llama_server, ocak, running
+from bench.servers import NO_PREFIXES, Server, llama_server, ocak, running
 
 CLIENTS, CONTEXT = 16, 1024
 Side = TypeVar("Side")
@@ -28,7 +28,7 @@ def measure(short: bool = False) -> Report:
     model = str(paths.model())
     split = llama_server(model, CLIENTS, CONTEXT, "--no-kv-unified", name="llama-server split")
     unified = llama_server(model, CLIENTS, CONTEXT, "--kv-unified", name="llama-server unified")
-    with running(ocak(model, CLIENTS, CONTEXT), split, unified) as servers:
+    with running(ocak(model, CLIENTS, CONTEXT, NO_PREFIXES), split, unified) as servers:
         for server in servers:
             warm_up(server, CLIENTS)
         for number, side in enumerate(abba([*servers, None], rounds)):
