@@ -82,6 +82,8 @@ BAD_COMPLETIONS = [
     ({"prompt": "x", "temperature": "hot"}, "temperature"),
     ({"prompt": "x", "top_p": 1.1}, "top_p"),
     ({"prompt": "x", "top_k": -2}, "top_k"),
+    ({"prompt": "x", "priority": 1001}, "priority"),
+    ({"prompt": "x", "cache_salt": "s" * 257}, "cache_salt"),
     ({"prompt": "x", "seed": -1}, "seed"),
     ({"prompt": "x", "seed": 2**64}, "seed"),
     ({"prompt": "x", "n": 0}, "n"),

@@ -29,6 +29,7 @@ class Job:
     leaves_after: int | None = None  # steps, then it is cancelled
     arrives_at: int = 0  # step
     tenant: str = ""
+    priority: int = 0
 
 
 def sequence(index: int, job: Job) -> Sequence:
@@ -38,6 +39,8 @@ def sequence(index: int, job: Job) -> Sequence:
         sampling=Sampling(seed=job.seed),
         max_tokens=job.max_tokens,
         end_tokens=frozenset({13}),
+        tenant=job.tenant,
+        priority=job.priority,
         root=job.tenant,
     )
 
@@ -152,6 +155,7 @@ families = st.lists(
         leaves_after=st.one_of(st.none(), st.none(), st.integers(0, 20)),
         arrives_at=st.integers(0, 30),
         tenant=st.sampled_from(["", "", "", "other"]),
+        priority=st.integers(-1, 1),
     ),
     min_size=1,
     max_size=12,
@@ -216,6 +220,46 @@ def test_a_prefix_of_another_tenant_is_not_used() -> None:
     jobs = [Job(LONG, 4, tenant="a"), Job(LONG, 4, tenant="b", arrives_at=20)]
     _, runner, _ = serve(jobs, limits(4, 64, None, "parts"))
     assert computed(runner) == 2 * (len(LONG) + 3)
+
+
+def admitted_order(jobs: list[Job], size: SchedulerLimits) -> list[int]:
+    engine = Engine(FakeRunner(), size)
+    for index, job in enumerate(jobs):
+        engine.submit(sequence(index, job))
+    order: list[int] = []
+    while engine.has_work:
+        order += [o.sequence.id for o in engine.step() if isinstance(o, Admitted)]
+        engine.check_integrity()
+    return order
+
+
+def test_a_tenant_with_one_request_does_not_wait_for_the_two_hundred_of_another() -> None:
+    jobs = [Job((i % 90 + 1, 2), 4, tenant="crowd") for i in range(200)] + [Job((1, 2), 4, tenant="single")]
+    order = admitted_order(jobs, limits(4))
+    assert order.index(200) <= 1
+
+
+def test_tenants_take_turns_and_priority_counts_among_ones_own_alone() -> None:
+    jobs = [Job((i + 1,), 1, tenant="a", priority=-i) for i in range(4)]
+    jobs += [Job((i + 50,), 1, tenant="b") for i in range(4)]
+    assert admitted_order(jobs, limits(1)) == [3, 4, 2, 5, 1, 6, 0, 7]
+
+
+def test_the_least_urgent_of_the_tenant_that_runs_most_is_preempted() -> None:
+    jobs = [
+        Job(tuple(range(14, 34)), max_tokens=40, tenant="a"),
+        Job(tuple(range(24, 44)), max_tokens=40, tenant="a", priority=5),
+        Job(tuple(range(34, 54)), max_tokens=40, tenant="a"),
+        Job(tuple(range(44, 64)), max_tokens=40, tenant="b", priority=9),
+    ]
+    size = limits(4, 100, 100)
+    engine = Engine(FakeRunner(num_cells=100, shares_cells=True), size)
+    sequences = [sequence(index, job) for index, job in enumerate(jobs)]
+    for each in sequences:
+        engine.submit(each)
+    while not engine.stats().preemptions:
+        engine.step()
+    assert [each.slot is None for each in sequences] == [False, True, False, False]
 
 
 def test_the_least_recently_used_prefix_goes_first() -> None:

@@ -84,6 +84,7 @@ def _requests(
             stopping=stopping,
             echo=echo,
             tenant=origin.tenant,
+            priority=body.priority or 0,
             cache_salt=body.cache_salt or "",
         )
         for prompt in prompts

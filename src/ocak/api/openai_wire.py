@@ -51,6 +51,7 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None
     n: Int | None = None
+    priority: Annotated[Int, Meta(description="Lower ones go first, among the key's own requests.")] | None = None
     cache_salt: (
         Annotated[str, Meta(max_length=256, description="Cached prompts are shared under one salt alone.")] | None
     ) = None

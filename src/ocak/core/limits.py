@@ -34,6 +34,7 @@ SAMPLING_RANGES = {
     "frequency_penalty": Range(-2, 2),
     "penalty_window": Range(0, 65536),
 }
+PRIORITY_RANGE = Range(-1000, 1000)
 LOGIT_BIAS_RANGE = Range(-100, 100)
 MAX_LOGIT_BIASES = 1024
 MAX_STOP_STRINGS = 16

@@ -79,6 +79,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stopping: Stopping = Stopping()
     echo: bool = False  # the answer begins with the prompt's own text
     tenant: str = DEFAULT_TENANT
+    priority: int = 0  # lower ones go first, among the tenant's own
     cache_salt: str = ""  # cached prefixes are shared within a tenant, and there under the same salt
 
 

@@ -5,17 +5,18 @@ mixed batch would be cut into those two passes by llama.cpp anyway, and run 8 % 
 stalls for longer than a chunk. When the cells run short, cached prefixes go first; then the newest sequence gives
 its slot back and is computed again later; nobody else notices.
 Invariants: what the running sequences hold and are about to compute fits into the cells; a batch never exceeds its
-budget; the oldest sequence always makes progress.
+budget; one running sequence is never preempted, so something always makes progress.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from dataclasses import dataclass
 
 from ocak.engine.padding import lenders, tiled
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep, Move, Prefix, Reuse, SlotLimits, Slots
+from ocak.engine.waiting import Waiting
 
 GRAIN = 32  # chunks of whole grains suit the kernels
 STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prompt
@@ -65,7 +66,8 @@ class Scheduler:
     def __init__(self, limits: SchedulerLimits) -> None:
         self.limits = limits
         self.slots = Slots(limits.slot_limits)
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = Waiting()
+        self._num_admitted = 0
         self._is_crowded = False  # since a preemption; until a sequence ends, nobody is admitted
         self._has_prefilled = False  # in the last batch
         self.num_preemptions = 0
@@ -84,7 +86,7 @@ class Scheduler:
         return self.slots.num_held + sum(sequence.num_pending for sequence in self.running.values())
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def schedule(self, prefill_tokens: int) -> Batch:
         """Pick the next batch, of about `prefill_tokens` if they are prompts'."""
@@ -121,13 +123,17 @@ class Scheduler:
         return self.slots.evict() or self._preempt_newest()
 
     def _preempt_newest(self) -> list[Move] | None:
-        """Send the newest running sequence back to wait, unless it is the only one."""
+        """Send a running sequence back to wait, unless it is the only one.
+
+        It is the newest of the least urgent ones of the tenant that runs most.
+        """
         if len(self.running) < 2:
             return None
-        newest = max(self.running.values(), key=lambda sequence: sequence.id)
+        held = Counter(sequence.tenant for sequence in self.running.values())
+        newest = max(self.running.values(), key=lambda one: (held[one.tenant], one.priority, one.turn))
         moves = self.slots.release(newest)
         newest.num_computed = 0
-        self.waiting.appendleft(newest)
+        self.waiting.add(newest)
         self._is_crowded = True
         self.num_preemptions += 1
         return moves
@@ -154,24 +160,28 @@ class Scheduler:
         return moves
 
     def _admit_waiting(self) -> tuple[tuple[Sequence, ...], list[Move]]:
-        """Seat those who wait, in order; who waits for a prefix that is being computed lets others pass."""
+        """Seat those whose turn it is; who waits for a prefix that is being computed lets others pass."""
         admitted: list[Sequence] = []
         moves: list[Move] = []
         passed: list[Sequence] = []
-        while self.waiting and len(self.running) < self.limits.parallel and not self._is_crowded:
-            sequence = self.waiting.popleft()
-            prefix = self.slots.longest_prefix(sequence)
-            if prefix is None or not self._would_fit(sequence, prefix):
-                passed.append(sequence)
-                if prefix is None and len(passed) < self.limits.parallel:
-                    continue
+        while len(self.running) < self.limits.parallel and len(passed) < self.limits.parallel:
+            sequence = self.waiting.next(self.running.values(), passed)
+            if sequence is None or self._is_crowded:
                 break
+            prefix = self.slots.longest_prefix(sequence)
+            if prefix is None:
+                passed.append(sequence)
+                continue
+            if not self._would_fit(sequence, prefix):
+                break
+            self.waiting.take(sequence)
             moves += self.slots.take(sequence, prefix)
             if not sequence.is_admitted:
                 sequence.is_admitted = True
+                sequence.turn = self._num_admitted
+                self._num_admitted += 1
                 sequence.num_cached = prefix.length
                 admitted.append(sequence)
-        self.waiting.extendleft(reversed(passed))
         return tuple(admitted), moves
 
     def _would_fit(self, sequence: Sequence, prefix: Prefix) -> bool:
@@ -182,14 +192,14 @@ class Scheduler:
         return self.num_committed + fresh <= self.limits.num_cells
 
     def _prefill_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
-        """Whole prompts as long as they fit, oldest first, else a part of the oldest.
+        """Whole prompts as long as they fit, in the order of their turns, else a part of the first.
 
         A prompt's small rest is taken along rather than left for a step; parts of several prompts would be cut
         into many small passes.
         """
         room = self.limits.batch_tokens
         rows: list[tuple[Sequence, int]] = []
-        for sequence in sorted(prompts.values(), key=lambda sequence: sequence.id):
+        for sequence in sorted(prompts.values(), key=lambda sequence: sequence.turn):
             pending = sequence.num_pending
             if pending > min(wanted * STRETCH, room):
                 part = wanted - wanted % GRAIN if wanted > GRAIN else wanted

@@ -22,6 +22,8 @@ class Sequence:
     sampling: Sampling
     max_tokens: int
     end_tokens: frozenset[int]  # sampled ones that end the answer
+    tenant: str = ""
+    priority: int = 0  # lower ones go first, among the tenant's own
     root: Hashable = None  # prefixes are shared under the same root alone
     num_prompt: int = field(init=False)
     num_computed: int = 0
@@ -29,6 +31,7 @@ class Sequence:
     slot: int | None = None
     sampler: Sampler | None = None
     is_admitted: bool = False  # has held a slot before
+    turn: int = 0  # the order in which sequences were admitted
     is_finished: bool = False
 
     def __post_init__(self) -> None:

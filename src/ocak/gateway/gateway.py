@@ -16,7 +16,7 @@ import msgspec
 
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
 from ocak.core.events import Delta, Event, Finished, FinishReason, Usage
-from ocak.core.limits import check_sampling, check_stopping
+from ocak.core.limits import PRIORITY_RANGE, check_sampling, check_stopping
 from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.admission import Admission
@@ -118,6 +118,7 @@ class Gateway:
         """Hold a place in the model's queue for as long as the request is served."""
         model = self.resolve(request.model)
         check_sampling(request.sampling)
+        PRIORITY_RANGE.check("priority", request.priority)
         check_stopping(request.stopping)
         cost = prompt_bytes(request.prompt)
         timer = RequestTimer(model.key)

@@ -185,6 +185,8 @@ class Worker:
             sampling=sampling,
             max_tokens=request.stopping.max_tokens or info.context,
             end_tokens=frozenset() if request.stopping.ignore_eos else vocabulary.end_tokens,
+            tenant=request.tenant,
+            priority=request.priority,
             root=(request.tenant, request.cache_salt),
         )
         echo = vocabulary.text(tokens) if request.echo else ""
