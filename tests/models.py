@@ -2,8 +2,9 @@
 
 About 200 KB, a few milliseconds to write, the same bytes for the same `TinyModel`. The vocabulary is
 byte-level, so any text survives tokenising and back; some tokens are parts of characters, as in real models.
+`gemma2` has a sliding window in every second layer, `mamba` a recurrent state.
 Invariant: control tokens (EOS, EOT, FIM, ...) have a logit of 0 while the others spread around it, so greedy
-decoding never ends by itself: it ends where a test says.
+decoding never ends by itself: it ends where a test says (not so with `gemma2`, whose output is its embedding).
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ _WORDS: Final = (
 _PARTIAL: Final = (b"\xf0\x9f", b"\xe4\xbd")  # the beginning of a character: half an emoji, two thirds of 你
 
 
+CONV_KERNEL: Final = 4
+TIME_STEP_RANK: Final = 4
+
+
 @dataclass(frozen=True, slots=True)
 class TinyModel:
     """What to write. `chat_template` None leaves it out; `extra_tokens` become words of the vocabulary."""
@@ -62,7 +67,7 @@ class TinyModel:
     seed: int = 0
     context_length: int = 2048
     chat_template: str | None = CHATML_TEMPLATE
-    architecture: Literal["llama", "qwen2"] = "llama"
+    architecture: Literal["llama", "qwen2", "gemma2", "mamba"] = "llama"
     name: str = "tiny"
     num_layers: int = 2
     embedding_length: int = 64
@@ -71,6 +76,8 @@ class TinyModel:
     feed_forward_length: int = 96
     add_bos: bool = False
     extra_tokens: tuple[str, ...] = ()
+    sliding_window: int = 32  # of gemma2
+    state_size: int = 8  # of mamba
 
 
 def write_tiny_model(
@@ -124,7 +131,8 @@ def vocabulary(model: TinyModel) -> list[str]:
 def _write(writer: GGUFWriter, model: TinyModel) -> None:
     _add_metadata(writer, model)
     for name, tensor in _tensors(model).items():
-        writer.add_tensor(name, tensor if tensor.ndim == 1 else tensor.astype(np.float16))
+        is_plain = tensor.ndim == 1 or name.endswith(("ssm_a", "ssm_conv1d.weight"))
+        writer.add_tensor(name, tensor if is_plain else tensor.astype(np.float16))
     _finish(writer)
 
 
@@ -145,6 +153,13 @@ def _add_metadata(writer: GGUFWriter, model: TinyModel) -> None:
     writer.add_head_count_kv(model.num_kv_heads)
     writer.add_rope_dimension_count(model.embedding_length // model.num_heads)
     writer.add_layer_norm_rms_eps(1e-5)
+    if model.architecture == "gemma2":
+        writer.add_sliding_window(model.sliding_window)
+    if model.architecture == "mamba":
+        writer.add_ssm_conv_kernel(CONV_KERNEL)
+        writer.add_ssm_inner_size(2 * model.embedding_length)
+        writer.add_ssm_state_size(model.state_size)
+        writer.add_ssm_time_step_rank(TIME_STEP_RANK)
     _add_vocabulary(writer, model)
 
 
@@ -181,12 +196,31 @@ def _tensors(model: TinyModel) -> dict[str, Array]:
         )
 
     tensors = {"token_embd.weight": matrix(num_tokens, width) * np.float32(width**0.5)}
+    make = _recurrent_layer if model.architecture == "mamba" else _layer
     for layer in range(model.num_layers):
-        tensors |= {f"blk.{layer}.{name}": tensor for name, tensor in _layer(model, matrix).items()}
+        tensors |= {f"blk.{layer}.{name}": tensor for name, tensor in make(model, matrix).items()}
     tensors["output_norm.weight"] = np.ones(width, dtype=np.float32)
-    tensors["output.weight"] = matrix(num_tokens, width) * np.float32(3)
-    tensors["output.weight"][-len(CONTROL_TOKENS) :] = 0
+    if model.architecture != "gemma2":
+        tensors["output.weight"] = matrix(num_tokens, width) * np.float32(3)
+        tensors["output.weight"][-len(CONTROL_TOKENS) :] = 0
     return tensors
+
+
+def _recurrent_layer(model: TinyModel, matrix: Callable[[int, int], Array]) -> dict[str, Array]:
+    width, inner, state = model.embedding_length, 2 * model.embedding_length, model.state_size
+    decay = np.tile(-np.arange(1, state + 1, dtype=np.float32), (inner, 1))
+    return {
+        "attn_norm.weight": np.ones(width, dtype=np.float32),
+        "ssm_in.weight": matrix(2 * inner, width),
+        "ssm_conv1d.weight": matrix(inner, CONV_KERNEL),
+        "ssm_conv1d.bias": np.zeros(inner, dtype=np.float32),
+        "ssm_x.weight": matrix(TIME_STEP_RANK + 2 * state, inner),
+        "ssm_dt.weight": matrix(inner, TIME_STEP_RANK),
+        "ssm_dt.bias": np.zeros(inner, dtype=np.float32),
+        "ssm_a": decay,
+        "ssm_d": np.ones(inner, dtype=np.float32),
+        "ssm_out.weight": matrix(width, inner),
+    }
 
 
 def _layer(model: TinyModel, matrix: Callable[[int, int], Array]) -> dict[str, Array]:
@@ -208,6 +242,8 @@ def _layer(model: TinyModel, matrix: Callable[[int, int], Array]) -> dict[str, A
             f"attn_{part}.bias": matrix(1, rows)[0]
             for part, rows in (("q", width), ("k", kv_width), ("v", kv_width))
         }
+    if model.architecture == "gemma2":
+        tensors |= {f"post_{part}_norm.weight": np.ones(width, dtype=np.float32) for part in ("attention", "ffw")}
     return tensors
 
 

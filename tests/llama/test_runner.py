@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from llama_cpp import llama_cpp as c
+from tests.models import TinyModel, write_model
 
 from ocak.core.errors import LoadFailed
 from ocak.core.request import Sampling
@@ -151,6 +153,48 @@ def test_prefixes_that_are_kept_change_no_answer(
     assert [sequence.tokens[sequence.num_prompt :] for sequence in sequences] == alone * 3
     again = sequences[len(FAMILY) :]
     assert sum(s.num_cached for s in again) > 0.5 * sum(s.num_prompt for s in again)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "mamba"])
+@pytest.mark.parametrize("kv_cells", [CONTEXT * 4, CONTEXT * 2], ids=["split", "unified"])
+def test_models_that_forget_reuse_whole_histories_alone(
+    architecture: Literal["gemma2", "mamba"], kv_cells: int, tmp_path: Path
+) -> None:
+    """A window or a recurrent state cannot go back, so only what is a beginning as a whole is used."""
+    library.initialise()
+    path = write_model(tmp_path / "model.gguf", TinyModel(architecture=architecture))
+    model = LlamaModel(str(path), WeightOptions(), lambda _progress: None)
+    sizes = options(kv_cells=kv_cells)
+    context = LlamaContext(model, sizes)
+    assert context.reuse == "wholes"
+    limits = SchedulerLimits(
+        parallel=4,
+        context=CONTEXT,
+        num_cells=kv_cells,
+        batch_tokens=32,
+        num_slots=sizes.num_slots,
+        shares_cells=sizes.is_unified,
+        reuse=context.reuse,
+    )
+    engine = Engine(LlamaRunner(context, model.vocabulary), limits)
+    histories = [list(prompt) for prompt in FAMILY]
+    num_cached: list[int] = []
+    for turn in range(3):
+        sequences = [Sequence(10 * turn + i, list(h), GREEDY, 20, frozenset()) for i, h in enumerate(histories)]
+        for sequence in sequences:
+            engine.submit(sequence)
+        while engine.has_work:
+            engine.step()
+            engine.check_integrity()
+        alone = [
+            serve(model, [history], options(parallel=1, kv_cells=CONTEXT), GREEDY)[0] for history in histories
+        ]
+        assert [sequence.tokens[sequence.num_prompt :] for sequence in sequences] == alone
+        num_cached += [sequence.num_cached for sequence in sequences]
+        histories = [[*sequence.tokens, 5, turn + 6] for sequence in sequences]
+    assert max(num_cached) > 50
+    context.close()
+    model.close()
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0, seed=5)], ids=["greedy", "drawn"])
