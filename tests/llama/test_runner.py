@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from tests.models import TinyModel, write_model
 from ocak.core.errors import LoadFailed
 from ocak.core.request import Sampling
 from ocak.engine.engine import Engine
-from ocak.engine.runner import Chunk
+from ocak.engine.runner import Aborted, Chunk
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.llama import library
@@ -106,6 +107,28 @@ def test_clearing_a_slot_removes_its_cells_and_no_others(model: LlamaModel, cont
     assert [used_cells(context, slot) for slot in range(4)] == [3, 0, 2, 0]
     runner.trim(0, 0)
     assert [used_cells(context, slot) for slot in range(4)] == [0, 0, 2, 0]
+
+
+def test_a_pass_can_be_cut_short_from_another_thread(model: LlamaModel) -> None:
+    context = LlamaContext(model, options(context=2048, parallel=1, kv_cells=2048, batch_tokens=2048))
+    runner = LlamaRunner(context, model.vocabulary)
+    is_over = threading.Event()
+
+    def interrupt() -> None:
+        while not is_over.wait(0.001):
+            runner.abort()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(Aborted):
+        runner.run([Chunk(0, 0, [i % 240 + 1 for i in range(2000)], None)])
+    is_over.set()
+    thread.join()
+    runner.trim(0, 0)
+    assert used_cells(context, 0) == 0
+    answer = runner.run([Chunk(0, 0, PROMPTS[2], runner.new_sampler(GREEDY, ()))])
+    assert answer == serve(model, [PROMPTS[2]], options(parallel=1, kv_cells=CONTEXT), GREEDY)[0][:1]
+    context.close()
 
 
 SHARED = [(5 * i) % 240 + 1 for i in range(70)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from unittest import mock
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
 from ocak.engine.engine import Admitted, Broken, Engine, Sampled
-from ocak.engine.runner import Chunk, FakeRunner, NoRoom, RunFailed
+from ocak.engine.runner import Aborted, Chunk, FakeRunner, NoRoom, RunFailed
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Reuse
@@ -303,6 +304,40 @@ def test_prompts_that_wait_lend_a_token_to_fill_the_gaps_and_the_tile_of_a_decod
     decode, prefill = sorted(runner.batches[-2:], key=len, reverse=True)
     assert [(chunk.slot, len(chunk.tokens)) for chunk in decode] == [(slot, 1) for slot in range(4)]
     assert [chunk.slot for chunk in prefill] == [3]
+
+
+@pytest.mark.parametrize("reuse", ["parts", "wholes", "nothing"])
+def test_a_batch_that_is_cut_short_is_computed_again(reuse: Reuse) -> None:
+    expected = serve([Job(LONG, 4)], limits(1, 20))[0][0]
+    runner = FakeRunner()
+    engine = Engine(runner, limits(2, 20, None, reuse))
+    cut = sequence(0, Job(LONG, 4))
+    engine.submit(cut)
+    engine.step()
+    runner.failures.append(Aborted("cut short"))
+    while engine.has_work:
+        engine.step()
+        engine.check_integrity()
+    assert cut.tokens[cut.num_prompt :] == expected
+
+
+def test_a_step_is_cut_short_for_a_sequence_that_has_it_to_itself_alone() -> None:
+    class Cancelling(FakeRunner):
+        def run(self, chunks: Rows[Chunk]) -> list[int]:
+            for wanted in (0, 1):
+                engine.abort(wanted)
+            return super().run(chunks)
+
+    runner = Cancelling()
+    engine = Engine(runner, limits(2, 20))
+    engine.submit(sequence(0, Job((1, 2), 50)))
+    engine.step()
+    assert runner.num_aborts == 1
+    engine.submit(sequence(1, Job(LONG, 4)))
+    steps = [runner.num_aborts for _ in range(4) if engine.step() is not None]
+    assert steps == [2, 2, 3, 3] or steps == [1, 2, 2, 3]
+    engine.abort(1)
+    assert runner.num_aborts <= 3, "no batch runs"
 
 
 def test_a_waiting_sequence_takes_the_slot_in_the_step_after_it_is_freed() -> None:

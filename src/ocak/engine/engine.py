@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
 from ocak.engine.pacing import Pacer
-from ocak.engine.runner import Chunk, NoRoom, RunFailed, Runner
+from ocak.engine.runner import Aborted, Chunk, NoRoom, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Copy, Forget, Keep, Move, Restore, Save, Trim
@@ -53,6 +53,7 @@ class Engine:
         self._runner = runner
         self._scheduler = Scheduler(limits)
         self._pacer = Pacer(step_target_s, limits.batch_tokens)
+        self._in_prefill: int | None = None  # the sequence that has the running batch to itself
         self._num_steps = 0
         self._num_prompt_tokens = 0
         self._num_generated = 0
@@ -78,6 +79,14 @@ class Engine:
         if sequence.sampler is not None:
             sequence.sampler.close()
 
+    def abort(self, sequence_id: int) -> None:
+        """Cut the running step short if it prefills this sequence and nobody else; from any thread.
+
+        A step later, by a race, it cuts another's short, which is computed again then.
+        """
+        if self._in_prefill == sequence_id:
+            self._runner.abort()
+
     def step(self) -> list[Output]:
         """Compute one batch and return what came of it."""
         started = time.perf_counter()
@@ -85,13 +94,15 @@ class Engine:
         outputs: list[Output] = [Admitted(sequence) for sequence in batch.admitted]
         try:
             tokens = self._run(batch)
+        except Aborted:
+            self._make(self._scheduler.rewind(batch))
         except NoRoom as error:
             outputs += self._make_room(batch, error)
         except RunFailed as error:
             outputs += self._break(batch, str(error))
         else:
             outputs += self._apply(batch, tokens)
-        self._pacer.observe(batch.num_tokens if batch.is_prefill else 0, time.perf_counter() - started)
+            self._pacer.observe(batch.num_tokens if batch.is_prefill else 0, time.perf_counter() - started)
         self._num_steps += 1
         return outputs
 
@@ -116,7 +127,12 @@ class Engine:
 
     def _run(self, batch: Batch) -> list[int]:
         chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
-        return self._runner.run(chunks)
+        is_alone = batch.is_prefill and len(batch.rows) == 1
+        self._in_prefill = batch.rows[0][0].id if is_alone else None
+        try:
+            return self._runner.run(chunks)
+        finally:
+            self._in_prefill = None
 
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:
         start = sequence.num_computed

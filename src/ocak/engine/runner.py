@@ -34,6 +34,10 @@ class NoRoom(RunFailed):
     """The batch was not computed for want of KV cells; with fewer sequences it may be."""
 
 
+class Aborted(RunFailed):
+    """The batch was left half computed on request; its sequences go on from where they were."""
+
+
 class Runner(Protocol):
     """Executes batches. Chunks come ordered by slot, at most one a slot."""
 
@@ -46,6 +50,10 @@ class Runner(Protocol):
 
     def run(self, chunks: Rows[Chunk]) -> list[int]:
         """Compute every chunk; return one token for each that has a sampler, in order. Raises `RunFailed`."""
+        ...
+
+    def abort(self) -> None:
+        """Have the batch that runs now, if any, raise `Aborted`; from any thread."""
         ...
 
     def trim(self, slot: int, keep: int) -> None:
@@ -101,6 +109,7 @@ class FakeRunner:
     failures: list[RunFailed] = field(default_factory=list)  # raised by the next runs, one each
     batches: list[list[Chunk]] = field(default_factory=list)
     decode_s: float = 0.0
+    num_aborts: int = 0
 
     def new_sampler(self, sampling: Sampling, prompt: Rows[int]) -> FakeSampler:
         self.samplers.append(FakeSampler(sampling))
@@ -114,6 +123,9 @@ class FakeRunner:
             raise NoRoom("the cells are used up")
         self.batches.append(list(chunks))
         return [token for chunk in chunks if (token := self._run_chunk(chunk)) is not None]
+
+    def abort(self) -> None:
+        self.num_aborts += 1
 
     def trim(self, slot: int, keep: int) -> None:
         self.cells[slot] = self.cells.pop(slot, [])[:keep]

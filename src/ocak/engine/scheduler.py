@@ -110,6 +110,10 @@ class Scheduler:
             sequence.num_computed += count
             self.slots.grow(sequence.slot, count)
 
+    def rewind(self, batch: Batch) -> list[Move]:
+        """Note that the batch was left half computed; its sequences try again."""
+        return [self.slots.rewind(sequence) for sequence, _ in batch.rows]
+
     def remove(self, sequence: Sequence, keep: Keep = "host") -> list[Move]:
         """Forget a sequence that has finished."""
         if sequence.slot is None:

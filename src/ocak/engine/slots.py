@@ -157,6 +157,14 @@ class Slots:
         self._cached[slot] = keep
         return []
 
+    def rewind(self, sequence: Sequence) -> Move:
+        """Return how to undo a batch that was left half computed: its cells go, or all where parts cannot."""
+        assert sequence.slot is not None
+        if self.limits.reuse != "parts":
+            self.cells.trim(sequence.slot, 0)
+            sequence.num_computed = 0
+        return Trim(sequence.slot, sequence.num_computed)
+
     def grow(self, slot: int, count: int) -> None:
         """Note that so many cells were added to the slot."""
         self.cells.append(slot, count)

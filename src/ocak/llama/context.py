@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 
 from ocak.core.errors import LoadFailed
 from ocak.engine.padding import TILE
-from ocak.engine.runner import Chunk, NoRoom, RunFailed
+from ocak.engine.runner import Aborted, Chunk, NoRoom, RunFailed
 from ocak.engine.slots import Reuse
 from ocak.llama import library
 from ocak.llama.model import LlamaModel
 
 CELL_PADDING = 256  # llama.cpp rounds the cells of a stream up to this
-DECODE_OK, DECODE_NO_ROOM = 0, 1
+DECODE_OK, DECODE_NO_ROOM, DECODE_ABORTED = 0, 1, 2
+# Asked before every operation of a pass whether to abort, so it must not wait for the interpreter: `strlen` of the
+# abort flag is C's own function that tells an empty string from another.
+IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, c.ggml_abort_callback)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class LlamaContext:
         self.batch_tokens = options.batch_tokens
         self._logits: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._logits_address = 0
+        self._abort_flag = ctypes.create_string_buffer(2)
+        c.llama_set_abort_callback(self.pointer, IS_SET, ctypes.cast(self._abort_flag, ctypes.c_void_p))
         self._memory = c.llama_get_memory(self.pointer)
         self._make_batch(options.batch_tokens)
 
@@ -118,10 +123,13 @@ class LlamaContext:
         return outputs
 
     def decode(self) -> None:
-        """Run the forward pass over the batch. Raises `NoRoom` or `RunFailed`."""
+        """Run the forward pass over the batch. Raises `NoRoom`, `Aborted` or `RunFailed`."""
+        self._abort_flag[0] = b"\0"
         status = c.llama_decode(self.pointer, self._batch)
         if status == DECODE_NO_ROOM:
             raise NoRoom("the KV cache is full")
+        if status == DECODE_ABORTED:
+            raise Aborted("the pass was cut short")
         if status != DECODE_OK:
             raise RunFailed(f"llama_decode returned {status}: {library.recent_errors()}")
         c.llama_synchronize(self.pointer)
@@ -138,6 +146,10 @@ class LlamaContext:
             flat: NDArray[np.float32] = np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
             self._logits, self._logits_address = flat.reshape(-1, self._num_vocab), address
         return self._logits
+
+    def abort(self) -> None:
+        """Have the pass that runs now end at its next operation; from any thread. CPU only: a GPU goes on."""
+        self._abort_flag[0] = b"\1"
 
     def trim(self, slot: int, keep: int) -> None:
         """Remove all cells of the slot but the first."""

@@ -47,6 +47,9 @@ class LlamaRunner:
         samplers = [chunk.sampler for chunk in chunks if isinstance(chunk.sampler, LlamaSampler)]
         return self._sample(samplers, outputs)
 
+    def abort(self) -> None:
+        self._context.abort()
+
     def trim(self, slot: int, keep: int) -> None:
         self._context.trim(slot, keep)
         self._lengths[slot] = keep

@@ -58,6 +58,7 @@ class EngineLoop:
     def cancel(self, handle: int) -> None:
         """End an answer without a word more; from any thread. An unknown handle is one that has just ended."""
         self._commands.put(handle)
+        self._engine.abort(handle)
 
     def run(self) -> None:
         """Serve for as long as the process lives."""
