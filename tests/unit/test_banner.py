@@ -16,6 +16,7 @@ INFO = ModelInfo(
     num_parameters=596_000_000,
     weights_bytes=400_000_000,
     kv_bytes=100_000_000,
+    cache_ram_bytes=50_000_000,
     vocabulary=1000,
     context=4096,
     trained_context=4096,
@@ -39,7 +40,7 @@ def with_info(**changes: object) -> ModelStatus:
 def test_a_ready_model_shows_its_size_and_memory() -> None:
     text = banner(URL, [READY], needs_key=False)
     assert "Some model (llama, 596.0 M parameters) on CPU" in text
-    assert "400.0 MB weights + 100.0 MB KV = 500.0 MB, 520.0 MB resident" in text
+    assert "400.0 MB weights + 100.0 MB KV = 500.0 MB, 520.0 MB resident; up to 50.0 MB more for saved prompts" in text
     assert "Authorization" not in text and "GPU=" not in text
 
 

@@ -38,6 +38,7 @@ def model_text(model: ModelStatus) -> str:
         f", loaded in {info.load_s:.1f} s\n"
         f"    memory {bytes_text(info.weights_bytes)} weights + {bytes_text(info.kv_bytes)} KV = "
         f"{bytes_text(info.weights_bytes + info.kv_bytes)}, {bytes_text(model.memory.resident)} resident"
+        + (f"; up to {bytes_text(info.cache_ram_bytes)} more for saved prompts" if info.cache_ram_bytes else "")
     )
 
 

@@ -50,6 +50,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_parameters: int
     weights_bytes: int
     kv_bytes: int
+    cache_ram_bytes: int  # the most that saved prefixes may take
     vocabulary: int
     context: int  # tokens per sequence
     trained_context: int

@@ -15,7 +15,6 @@ from ocak.core.status import ModelInfo
 from ocak.engine.engine import Engine
 from ocak.engine.runner import Chunk
 from ocak.engine.scheduler import SchedulerLimits
-from ocak.engine.slots import Reuse
 from ocak.llama import library
 from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
 from ocak.llama.model import LlamaModel, WeightOptions
@@ -64,6 +63,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         num_parameters=model.num_parameters,
         weights_bytes=model.weights_bytes,
         kv_bytes=kv_bytes(header, KvSettings(sizes.kv_cells, options.kv_type, options.kv_type)),
+        cache_ram_bytes=_cache_ram(options, context, sizes),
         vocabulary=model.vocabulary.size,
         context=sizes.context,
         trained_context=model.trained_context,
@@ -75,7 +75,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
         load_s=time.perf_counter() - started,
     )
-    return LoadedModel(model, _engine(runner, context, sizes, options, info.kv_bytes), prompts, info)
+    return LoadedModel(model, _engine(runner, context, sizes, options, info), prompts, info)
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:
@@ -114,11 +114,15 @@ def context_options(options: LoadOptions, trained_context: int) -> ContextOption
     )
 
 
+def _cache_ram(options: LoadOptions, context: LlamaContext, sizes: ContextOptions) -> int:
+    """The budget for saved prefixes: whole sequences, so none where cells are shared or cannot be taken back."""
+    can_save = options.prefix_cache and context.reuse == "parts" and not sizes.is_unified
+    return options.cache_ram_bytes if can_save else 0
+
+
 def _engine(
-    runner: LlamaRunner, context: LlamaContext, sizes: ContextOptions, options: LoadOptions, kv_size: int
+    runner: LlamaRunner, context: LlamaContext, sizes: ContextOptions, options: LoadOptions, info: ModelInfo
 ) -> Engine:
-    reuse: Reuse = context.reuse if options.prefix_cache else "nothing"
-    can_save = reuse == "parts" and not sizes.is_unified
     limits = SchedulerLimits(
         parallel=sizes.parallel,
         context=sizes.context,
@@ -126,8 +130,8 @@ def _engine(
         batch_tokens=sizes.batch_tokens,
         num_slots=sizes.num_slots,
         shares_cells=sizes.is_unified,
-        reuse=reuse,
-        host_tokens=options.cache_ram_bytes * sizes.kv_cells // kv_size if can_save else 0,
+        reuse=context.reuse if options.prefix_cache else "nothing",
+        host_tokens=info.cache_ram_bytes * sizes.kv_cells // max(1, info.kv_bytes),
     )
     return Engine(runner, limits, step_target_s=options.step_target_s)
 
