@@ -109,6 +109,24 @@ def test_clearing_a_slot_removes_its_cells_and_no_others(model: LlamaModel, cont
     assert [used_cells(context, slot) for slot in range(4)] == [0, 0, 2, 0]
 
 
+@pytest.mark.parametrize("kv_cells", [CONTEXT * 4, CONTEXT * 2], ids=["split", "unified"])
+def test_a_copy_outlives_whatever_becomes_of_its_source_before_the_next_pass(
+    model: LlamaModel, kv_cells: int
+) -> None:
+    context = LlamaContext(model, options(kv_cells=kv_cells))
+    runner = LlamaRunner(context, model.vocabulary)
+    runner.run([Chunk(1, 0, SHARED, None)])
+    runner.run([Chunk(2, 0, PROMPTS[3], None)])
+    runner.save(2, 100)
+    runner.copy(1, 0, len(SHARED))
+    runner.trim(1, 0)
+    runner.restore(100, 1, len(PROMPTS[3]))
+    sampler = runner.new_sampler(GREEDY, ())
+    tokens = runner.run([Chunk(0, len(SHARED), [7, 8, 9], sampler)])
+    assert tokens == serve(model, [[*SHARED, 7, 8, 9]], options(parallel=1, kv_cells=CONTEXT), GREEDY)[0][:1]
+    context.close()
+
+
 def test_a_pass_can_be_cut_short_from_another_thread(model: LlamaModel) -> None:
     context = LlamaContext(model, options(context=2048, parallel=1, kv_cells=2048, batch_tokens=2048))
     runner = LlamaRunner(context, model.vocabulary)
@@ -161,6 +179,7 @@ def test_prefixes_that_are_kept_change_no_answer(
         num_slots=sizes.num_slots,
         shares_cells=sizes.is_unified,
         reuse=context.reuse,
+        keeps_prefixes=True,
         host_tokens=host_tokens,
     )
     engine = Engine(LlamaRunner(context, model.vocabulary), limits)
@@ -198,6 +217,7 @@ def test_models_that_forget_reuse_whole_histories_alone(
         num_slots=sizes.num_slots,
         shares_cells=sizes.is_unified,
         reuse=context.reuse,
+        keeps_prefixes=True,
     )
     engine = Engine(LlamaRunner(context, model.vocabulary), limits)
     histories = [list(prompt) for prompt in FAMILY]

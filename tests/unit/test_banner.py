@@ -40,7 +40,10 @@ def with_info(**changes: object) -> ModelStatus:
 def test_a_ready_model_shows_its_size_and_memory() -> None:
     text = banner(URL, [READY], needs_key=False)
     assert "Some model (llama, 596.0 M parameters) on CPU" in text
-    assert "400.0 MB weights + 100.0 MB KV = 500.0 MB, 520.0 MB resident; up to 50.0 MB more for saved prompts" in text
+    assert (
+        "400.0 MB weights + 100.0 MB KV = 500.0 MB, 520.0 MB resident; up to 50.0 MB more for saved prompts"
+        in text
+    )
     assert "Authorization" not in text and "GPU=" not in text
 
 

@@ -48,12 +48,12 @@ def sequence(index: int, job: Job) -> Sequence:
 
 @pytest.fixture(autouse=True, scope="module")
 def _short_prefixes_are_worth_saving() -> Iterator[None]:
-    with mock.patch("ocak.engine.slots.WORTH_SAVING", 8):
+    with mock.patch.multiple("ocak.engine.slots", WORTH_SAVING=8, WORTH_COPYING=4):
         yield
 
 
 def limits(
-    slots: int = 4, batch_tokens: int = 32, cells: int | None = None, reuse: Reuse = "nothing", host: int = 0
+    slots: int = 4, batch_tokens: int = 32, cells: int | None = None, reuse: Reuse | None = None, host: int = 0
 ) -> SchedulerLimits:
     """Fewer cells than slots x context are shared, as in the unified layout."""
     return SchedulerLimits(
@@ -63,7 +63,8 @@ def limits(
         batch_tokens=batch_tokens,
         num_slots=2 * slots if cells else slots,
         shares_cells=cells is not None,
-        reuse=reuse,
+        reuse=reuse or "parts",
+        keeps_prefixes=reuse is not None,
         host_tokens=host,
     )
 
@@ -93,7 +94,7 @@ def serve(jobs: list[Job], size: SchedulerLimits) -> tuple[list[list[int]], Fake
             assert sum(len(chunk.tokens) for chunk in runner.batches[-1]) <= size.batch_tokens
     assert len(ended) == len(set(ended)), "a sequence finished twice"
     assert set(ended) == {i for i, job in enumerate(jobs) if job.leaves_after is None or i in ended}
-    assert size.reuse != "nothing" or runner.cells == {}, "cells left behind"
+    assert size.keeps_prefixes or runner.cells == {}, "cells left behind"
     assert all(sampler.is_closed for sampler in runner.samplers), "a sampler was left open"
     assert engine.stats().slots_used == engine.stats().kv_cells_used == 0
     return [s.tokens[s.num_prompt :] for s in sequences], runner, engine
@@ -306,8 +307,8 @@ def test_prompts_that_wait_lend_a_token_to_fill_the_gaps_and_the_tile_of_a_decod
     assert [chunk.slot for chunk in prefill] == [3]
 
 
-@pytest.mark.parametrize("reuse", ["parts", "wholes", "nothing"])
-def test_a_batch_that_is_cut_short_is_computed_again(reuse: Reuse) -> None:
+@pytest.mark.parametrize("reuse", ["parts", "wholes", None])
+def test_a_batch_that_is_cut_short_is_computed_again(reuse: Reuse | None) -> None:
     expected = serve([Job(LONG, 4)], limits(1, 20))[0][0]
     runner = FakeRunner()
     engine = Engine(runner, limits(2, 20, None, reuse))
@@ -376,6 +377,48 @@ def test_a_failed_batch_breaks_its_sequences_and_no_later_one() -> None:
     assert any(isinstance(o, Sampled) and o.sequence is waiting for o in engine.step())
     engine.finish(waiting)
     assert runner.cells == {}
+
+
+def test_a_pass_that_failed_half_way_leaves_nothing_to_those_who_come_next() -> None:
+    class Failing(FakeRunner):
+        def run(self, chunks: Rows[Chunk]) -> list[int]:
+            tokens = super().run(chunks)
+            if len(self.batches) == 1:
+                raise RunFailed("after some of it")
+            return tokens
+
+    engine = Engine(Failing(), limits(2, 32, None, "parts"))
+    engine.submit(sequence(0, Job(LONG, 4)))
+    assert any(isinstance(o, Broken) for o in engine.step())
+    good = sequence(1, Job(LONG, 4))
+    engine.submit(good)
+    while engine.has_work:
+        engine.step()
+        engine.check_integrity()
+    assert good.tokens[good.num_prompt :] == serve([Job(LONG, 4)], limits(1))[0][0]
+
+
+def test_a_prefix_that_cannot_be_saved_or_given_back_costs_time_alone() -> None:
+    class Forgetful(FakeRunner):
+        def save(self, slot: int, key: int) -> None:
+            if key % 2:
+                raise MemoryError
+            super().save(slot, key)
+
+        def restore(self, key: int, slot: int, count: int) -> None:
+            raise RunFailed("not taken back")
+
+    runner = Forgetful()
+    engine = Engine(runner, limits(1, 64, None, "parts", 1000))
+    prompts = [tuple(range(start, start + 20)) for start in (14, 40, 66)] * 3
+    for index, prompt in enumerate(prompts):
+        served = sequence(index, Job(prompt, 4))
+        engine.submit(served)
+        while engine.has_work:
+            engine.step()
+            engine.check_integrity()
+        assert served.tokens[served.num_prompt :] == serve([Job(prompt, 4)], limits(1))[0][0]
+        assert engine.stats().saved_tokens == sum(map(len, runner.saved.values()))
 
 
 def test_no_room_preempts_the_newest_and_loses_no_token() -> None:

@@ -7,30 +7,36 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocak.engine.padding import RETRY, TILE, RowTimes, lenders, tiled
+from ocak.engine.padding import RETRY, TILE, RowTimes, gaps, neighbours, reach, tiled
 
 slots = st.sets(st.integers(0, 31), min_size=1)
 
 
 @given(slots, slots, st.integers(0, 32))
-def test_empty_slots_are_lent_once_and_no_more_than_asked_for(busy: set[int], others: set[int], rows: int) -> None:
-    empty = others - busy
-    closing = lenders(busy, empty, 0)
-    lent = lenders(busy, empty, rows)
-    assert len(lent) == len(set(lent))
-    assert set(closing) <= set(lent) <= empty
-    assert len(lent) <= max(len(closing), rows - len(busy))
+def test_slots_lend_a_row_once_and_no_more_than_asked_for(busy: set[int], others: set[int], count: int) -> None:
+    others = others - busy
+    closing, near = gaps(busy, others), neighbours(busy, others, count)
+    assert len([*closing, *near]) == len({*closing, *near})
+    assert {*closing, *near} <= others
+    assert all(min(busy) < slot < max(busy) for slot in closing)
+    assert not any(min(busy) < slot < max(busy) for slot in near) and len(near) <= count
 
 
-@given(slots, st.integers(0, 32))
-def test_only_gaps_longer_than_a_tile_are_left(busy: set[int], rows: int) -> None:
-    taken = sorted([*busy, *lenders(busy, set(range(32)) - busy, rows)])
+@given(slots)
+def test_only_gaps_longer_than_a_tile_are_left(busy: set[int]) -> None:
+    taken = sorted([*busy, *gaps(busy, set(range(32)) - busy)])
     assert all(b - a == 1 or b - a > TILE for a, b in pairwise(taken))
 
 
 def test_a_long_gap_is_cheaper_cut_than_closed() -> None:
-    assert lenders({0, 15}, set(range(1, 15)), 2) == []
-    assert lenders({0, 2}, {1, 3, 4}, 4) == [1, 3]
+    assert gaps({0, 15}, set(range(1, 15))) == []
+    assert gaps({0, 2}, {1, 3, 4}) == [1]
+    assert neighbours({3, 4}, {0, 1, 2, 5}, 3) == [5, 2, 1]
+
+
+@given(st.integers(0, 10_000))
+def test_attention_costs_the_same_up_to_its_reach(depth: int) -> None:
+    assert depth <= reach(depth) < depth + 256 and reach(reach(depth)) == reach(depth)
 
 
 def learn(seconds: dict[int, float]) -> RowTimes:

@@ -44,6 +44,15 @@ def test_common_length(run: list[int], path: list[int], start: int) -> None:
     assert common_length(run, path, start) == common(run, path[start:])
 
 
+def test_a_chain_of_ever_longer_beginnings_is_no_deeper_than_memory() -> None:
+    tree = PrefixTree()
+    base = list(range(3000))
+    for slot in range(1500):
+        tree.insert(slot, "", [*base[: slot + 1], 5000])
+    tree.check_integrity()
+    assert tree.match("", base)[700] == 701
+
+
 def test_a_long_shared_prefix_is_one_node() -> None:
     tree = PrefixTree()
     shared = list(range(10_000))

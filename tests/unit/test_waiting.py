@@ -45,7 +45,7 @@ def test_those_who_are_passed_over_keep_their_place() -> None:
     first, second, third = made([("a", 0), ("a", 0), ("b", 0)])
     for sequence in (first, second, third):
         waiting.add(sequence)
-    assert waiting.next([], [first]) is second
-    assert waiting.next([], [first, second]) is third
-    assert waiting.next([], [first, second, third]) is None
+    assert waiting.next([], {0}) is second
+    assert waiting.next([], {0, 1}) is third
+    assert waiting.next([], {0, 1, 2}) is None
     assert waiting.next([]) is first

@@ -67,7 +67,7 @@ class Cells:
         """Assert the invariant."""
         holders = np.zeros_like(self._num_holders)
         for held in self._held.values():
-            assert len(held) and len(set(held.tolist())) == len(held)
-            holders[held] += 1
+            assert len(held)
+            np.add.at(holders, held, 1)
         assert (holders == self._num_holders).all()
-        assert sorted(self._free[: self.num_free]) == np.flatnonzero(holders == 0).tolist()
+        assert np.array_equal(np.sort(self._free[: self.num_free]), np.flatnonzero(holders == 0))

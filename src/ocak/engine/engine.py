@@ -119,11 +119,23 @@ class Engine:
                 case Copy(source, slot, count):
                     self._runner.copy(source, slot, count)
                 case Save(slot, key):
-                    self._runner.save(slot, key)
+                    self._save(slot, key)
                 case Restore(key, slot, count):
-                    self._runner.restore(key, slot, count)
+                    self._restore(key, slot, count)
                 case Forget(key):
                     self._runner.forget(key)
+
+    def _save(self, slot: int, key: int) -> None:
+        try:
+            self._runner.save(slot, key)
+        except (RunFailed, MemoryError):
+            self._make([self._scheduler.forget(key)])
+
+    def _restore(self, key: int, slot: int, count: int) -> None:
+        try:
+            self._runner.restore(key, slot, count)
+        except RunFailed:
+            self._make(self._scheduler.lose(slot, key))
 
     def _run(self, batch: Batch) -> list[int]:
         chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
@@ -169,6 +181,7 @@ class Engine:
         return []
 
     def _break(self, batch: Batch, message: str) -> list[Output]:
+        self._make(self._scheduler.rewind(batch))
         for sequence, _ in batch.rows:
             self.finish(sequence, "nothing")
         return [Broken(sequence, message) for sequence, _ in batch.rows]

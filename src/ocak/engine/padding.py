@@ -2,8 +2,8 @@
 
 The CPU kernels for repacked weights take four rows at a time, and a row left over costs nearly as much as four:
 15 decoding sequences took 82 ms a step where 16 took 53 (Q4_0, AVX-512). Prompts that wait in their slots can lend
-a token of theirs, and slots that hold nothing a token of no meaning. Whether the latter pays depends on weights
-and machine, so it is measured while steps go by. Pure: it is told the times.
+a token of theirs, and idle slots a token of no meaning. Whether the latter pays depends on weights and machine, so
+it is measured while steps go by. Pure: it is told the times.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection
 from itertools import pairwise
 
 TILE = 4
+DEPTH = 256  # llama.cpp attends over cells in steps of these
 SMOOTHING = 0.3
 GAIN = 0.97  # what padding must at least save, to be worth its cells
 RETRY = 64  # one step of so many takes the road not taken, for speeds change with the depth of the contexts
@@ -47,16 +48,23 @@ class RowTimes:
         self._seconds[rows] = previous + SMOOTHING * (seconds - previous)
 
 
-def lenders(busy: Collection[int], empty: Collection[int], rows: int) -> list[int]:
-    """Return the empty slots that close short gaps between the busy ones, and then bring them to `rows`.
+def gaps(busy: Collection[int], others: Collection[int]) -> list[int]:
+    """Return those of the other slots that close short gaps between the busy ones.
 
-    llama.cpp cuts a batch at gaps between sequence ids, and every piece costs a pass over the weights; a long gap
-    is cheaper cut than closed.
+    llama.cpp cuts a split batch at gaps between sequence ids, and every piece costs a pass over the weights; a
+    long gap is cheaper cut than closed.
     """
-    low, high = min(busy), max(busy)
-    gaps = (range(a + 1, b) for a, b in pairwise(sorted(busy)) if b - a <= TILE)
-    inside = [slot for gap in gaps for slot in gap if slot in empty]
-    above = sorted(slot for slot in empty if slot > high)
-    below = sorted((slot for slot in empty if slot < low), reverse=True)
-    outside = [*above, *below][: max(0, rows - len(busy) - len(inside))]
-    return [*inside, *outside]
+    short = (range(a + 1, b) for a, b in pairwise(sorted(busy)) if b - a <= TILE)
+    return [slot for gap in short for slot in gap if slot in others]
+
+
+def neighbours(busy: Collection[int], others: Collection[int], count: int) -> list[int]:
+    """Return up to so many of the other slots outside the busy ones, the nearest first, those above before."""
+    above = sorted(slot for slot in others if slot > max(busy))
+    below = sorted((slot for slot in others if slot < min(busy)), reverse=True)
+    return [*above, *below][: max(0, count)]
+
+
+def reach(depth: int) -> int:
+    """Return the depth up to which attention costs what it costs at this one."""
+    return -(-(depth + 1) // DEPTH) * DEPTH - 1

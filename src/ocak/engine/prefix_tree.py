@@ -1,7 +1,7 @@
-"""Which slots begin with the same tokens: a radix tree over token ids.
+"""Who begins with the same tokens: a radix tree over token ids.
 
-Every path from a root spells the tokens of the slots that stand on it. A root is one tenant's: nothing is ever
-found across roots.
+Every path from a root spells the tokens of the holders that stand on it: slots, or keys of saved prefixes. A root
+is one tenant's: nothing is ever found across roots.
 Invariants: a slot is in every node of its path and in no other; no node is without a slot; siblings begin with
 different tokens.
 """
@@ -71,28 +71,41 @@ class PrefixTree:
         """Return the slot's root and tokens."""
         return self._paths[slot]
 
-    def match(self, root: Hashable, tokens: Sequence[int]) -> dict[int, int]:
-        """Return the slots that begin as `tokens` does, and for how long."""
+    def match(self, root: Hashable, tokens: Sequence[int], end: int | None = None) -> dict[int, int]:
+        """Return the slots that begin as `tokens` does up to `end`, and for how long."""
         lengths: dict[int, int] = {}
         node = self._roots.get(root)
-        path = list(tokens)
+        end = len(tokens) if end is None else end
         depth = 0
-        while node is not None and depth < len(path):
-            child = node.children.get(path[depth])
+        while node is not None and depth < end:
+            child = node.children.get(tokens[depth])
+            left = set[int]() if child is None else child.slots
+            if depth:
+                lengths.update(dict.fromkeys(node.slots - left, depth))
             if child is None:
-                break
-            common = common_length(child.run, path, depth)
+                return lengths
+            common = min(common_length(child.run, tokens, depth), end - depth)
             depth += common
-            lengths.update(dict.fromkeys(child.slots, depth))
-            node = child if common == len(child.run) else None
+            node = child
+            if common < len(child.run):
+                break
+        if node is not None and depth:
+            lengths.update(dict.fromkeys(node.slots, depth))
         return lengths
 
     def check_integrity(self) -> None:
         """Assert the invariants."""
         found: dict[int, tuple[Hashable, list[int]]] = {}
-        for root, node in self._roots.items():
-            assert node.slots
-            _collect(node, root, [], found)
+        for root, top in self._roots.items():
+            left = [(top, list[int]())]
+            while left:
+                node, path = left.pop()
+                below = [child.slots for child in node.children.values()]
+                assert node.slots and sum(map(len, below)) == len(set[int]().union(*below))
+                found.update(dict.fromkeys(node.slots.difference(*below), (root, path)))
+                for first, child in node.children.items():
+                    assert child.run and child.run[0] == first and child.slots <= node.slots
+                    left.append((child, path + child.run))
         assert found == self._paths
 
 
@@ -114,14 +127,3 @@ def _split(node: Node, length: int) -> None:
     """Cut a node's run in two; the second part becomes its only child."""
     rest = Node(node.run[length:], set(node.slots), node.children)
     node.run, node.children = node.run[:length], {rest.run[0]: rest}
-
-
-def _collect(node: Node, root: Hashable, path: list[int], found: dict[int, tuple[Hashable, list[int]]]) -> None:
-    path = path + node.run
-    below = set[int]().union(*(child.slots for child in node.children.values()))
-    assert sum(len(child.slots) for child in node.children.values()) == len(below) and below <= node.slots
-    for slot in node.slots - below:
-        found[slot] = root, path
-    for first, child in node.children.items():
-        assert child.slots and child.run and child.run[0] == first
-        _collect(child, root, path, found)

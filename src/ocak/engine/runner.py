@@ -65,15 +65,15 @@ class Runner(Protocol):
         ...
 
     def save(self, slot: int, key: int) -> None:
-        """Copy the slot's cells to host memory under a key."""
+        """Copy the slot's cells to host memory under a key. Raises `RunFailed`, `MemoryError`."""
         ...
 
     def restore(self, key: int, slot: int, count: int) -> None:
-        """Give the slot, which holds nothing, the first cells of those saved under the key."""
+        """Give the slot, which holds nothing, the first cells of those saved under the key. Raises `RunFailed`."""
         ...
 
     def forget(self, key: int) -> None:
-        """Free what was saved under the key."""
+        """Free what was saved under the key, if anything was."""
         ...
 
 
@@ -148,7 +148,7 @@ class FakeRunner:
         self.cells[slot] = [FakeCell(token) for token in self.saved[key][:count]]
 
     def forget(self, key: int) -> None:
-        del self.saved[key]
+        self.saved.pop(key, None)
 
     @property
     def num_used(self) -> int:

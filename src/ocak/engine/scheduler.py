@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from ocak.engine.padding import lenders, tiled
+from ocak.engine.padding import gaps, neighbours, reach, tiled
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep, Move, Prefix, Reuse, SlotLimits, Slots
 from ocak.engine.waiting import Waiting
@@ -30,7 +30,8 @@ class SchedulerLimits:
     batch_tokens: int = 512
     num_slots: int = 0  # at least `parallel`; 0: just those
     shares_cells: bool = False  # a copied prefix takes no cells
-    reuse: Reuse = "nothing"
+    reuse: Reuse = "parts"
+    keeps_prefixes: bool = False
     host_tokens: int = 0  # of prefixes saved to host memory
 
     def __post_init__(self) -> None:
@@ -44,6 +45,7 @@ class SchedulerLimits:
             num_cells=self.num_cells,
             shares_cells=self.shares_cells,
             reuse=self.reuse,
+            keeps_prefixes=self.keeps_prefixes,
             host_tokens=self.host_tokens,
         )
 
@@ -110,6 +112,14 @@ class Scheduler:
             sequence.num_computed += count
             self.slots.grow(sequence.slot, count)
 
+    def lose(self, slot: int, key: int) -> list[Move]:
+        """Note that a saved prefix could not be given back: its sequence starts anew."""
+        return self.slots.lose(slot, key)
+
+    def forget(self, key: int) -> Move:
+        """Note that a prefix could not be saved."""
+        return self.slots.forget(key)
+
     def rewind(self, batch: Batch) -> list[Move]:
         """Note that the batch was left half computed; its sequences try again."""
         return [self.slots.rewind(sequence) for sequence, _ in batch.rows]
@@ -167,14 +177,14 @@ class Scheduler:
         """Seat those whose turn it is; who waits for a prefix that is being computed lets others pass."""
         admitted: list[Sequence] = []
         moves: list[Move] = []
-        passed: list[Sequence] = []
+        passed: set[int] = set()
         while len(self.running) < self.limits.parallel and len(passed) < self.limits.parallel:
             sequence = self.waiting.next(self.running.values(), passed)
             if sequence is None or self._is_crowded:
                 break
             prefix = self.slots.longest_prefix(sequence)
             if prefix is None:
-                passed.append(sequence)
+                passed.add(sequence.id)
                 continue
             if not self._would_fit(sequence, prefix):
                 break
@@ -223,7 +233,13 @@ class Scheduler:
 
 def _decode_rows(decoding: dict[int, Sequence], prompts: dict[int, Sequence]) -> list[tuple[Sequence, int]]:
     """A token of every answer, and of so many prompts as fill the gaps between the slots and the last tile."""
-    lent = lenders(decoding, prompts, tiled(len(decoding))) if decoding else []
+    if not decoding:
+        return []
+    deepest = reach(max(sequence.num_computed for sequence in decoding.values()))
+    near = {slot for slot, sequence in prompts.items() if sequence.num_computed <= deepest}
+    closing = gaps(decoding, near)
+    rows = len(decoding) + len(closing)
+    lent = [*closing, *neighbours(decoding, near, tiled(rows) - rows)]
     return [(sequence, 1) for sequence in [*decoding.values(), *(prompts[slot] for slot in lent)]]
 
 

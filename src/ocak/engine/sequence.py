@@ -13,6 +13,18 @@ from ocak.core.request import Sampling
 from ocak.engine.runner import Sampler
 
 
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A prefix that is there once a sequence has computed so many tokens."""
+
+    sequence: Sequence
+    length: int
+
+    @property
+    def is_coming(self) -> bool:
+        return self.sequence.slot is not None and self.sequence.num_computed < self.length
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """`id` is the order of arrival; `slot` is None while it waits."""
@@ -32,6 +44,7 @@ class Sequence:
     sampler: Sampler | None = None
     is_admitted: bool = False  # has held a slot before
     turn: int = 0  # the order in which sequences were admitted
+    awaited: Awaited | None = None  # a prefix that another is computing
     is_finished: bool = False
 
     def __post_init__(self) -> None:

@@ -17,12 +17,14 @@ from typing import Literal
 
 from ocak.engine.cells import Cells
 from ocak.engine.prefix_tree import PrefixTree
-from ocak.engine.sequence import Sequence
+from ocak.engine.sequence import Awaited, Sequence
 
-Reuse = Literal["parts", "wholes", "nothing"]
+Reuse = Literal["parts", "wholes"]  # whether a model's cells can be taken off the end of a sequence
 Keep = Literal["nothing", "slot", "host"]  # of a sequence that ends: how far its cells may live on
 WORTH_WAITING = 16  # tokens that another sequence is about to compute
+WORTH_COPYING = 32  # tokens
 WORTH_SAVING = 64  # tokens; fewer are computed as soon as copied twice
+MOST_SAVED = 512  # prefixes, so that a search stays quick
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class SlotLimits:
     num_slots: int  # sequence ids that llama.cpp knows
     num_cells: int
     shares_cells: bool = False  # a copy takes no cells (the unified layout)
-    reuse: Reuse = "nothing"  # of cached prefixes: any part of them, only whole ones, or none
+    reuse: Reuse = "parts"
+    keeps_prefixes: bool = False  # for others, when a sequence ends
     host_tokens: int = 0  # the budget of saved prefixes
 
 
@@ -118,24 +121,32 @@ class Slots:
 
     def longest_prefix(self, sequence: Sequence) -> Prefix | None:
         """Return the best start for a sequence; None if it is worth waiting for one that is being computed."""
-        if self.limits.reuse == "nothing":
+        if not self.limits.keeps_prefixes:
             return NO_PREFIX
-        best, coming = NO_PREFIX, 0
+        if sequence.awaited is not None and sequence.awaited.is_coming:
+            return None
+        best, coming = NO_PREFIX, NO_PREFIX
         # One token is always left to compute: its logits are the first answer's.
-        for holder, common in self._tree.match(sequence.root, sequence.tokens[:-1]).items():
+        for holder, common in self._tree.match(sequence.root, sequence.tokens, len(sequence.tokens) - 1).items():
             held = self._saved.get(holder) or self.cells.length(holder)
             length = min(common, held) if self.limits.reuse == "parts" or held <= common else 0
-            if length > best.length or (length == best.length and holder in self._cached):
+            if length > best.length or (length == best.length > 0 and holder in self._cached):
                 best = Prefix(holder, length)
-            if holder in self.running and self.limits.reuse == "parts":
-                coming = max(coming, common)
-        return None if coming - best.length >= WORTH_WAITING else best
+            if common > coming.length and holder in self.running and self.limits.reuse == "parts":
+                coming = Prefix(holder, common)
+        if coming.length - best.length >= WORTH_WAITING:
+            sequence.awaited = Awaited(self.running[coming.holder], coming.length - WORTH_WAITING + 1)
+            return None
+        return best if self._is_worth_it(best) else NO_PREFIX
+
+    def _is_worth_it(self, prefix: Prefix) -> bool:
+        return self.limits.shares_cells or prefix.length >= WORTH_COPYING or self._is_own(prefix, prefix.holder)
 
     def take(self, sequence: Sequence, prefix: Prefix) -> list[Move]:
         """Seat a sequence on the prefix; return how to make it so."""
         slot = self._choose(prefix)
         self._touch(prefix.holder)
-        moves = [] if self._is_whole(prefix, slot) else self._save(slot, prefix.holder)
+        moves = [] if self._is_own(prefix, slot) else self._save(slot, prefix.holder)
         self._cached.pop(slot, None)
         moves += self._trim(slot, prefix.length if slot == prefix.holder else 0)
         if prefix.length and slot != prefix.holder:
@@ -151,7 +162,7 @@ class Slots:
         slot = sequence.slot
         assert slot is not None and self.running.pop(slot) is sequence
         sequence.slot = None
-        if keep == "nothing" or self.limits.reuse == "nothing" or not self.cells.length(slot):
+        if keep == "nothing" or not self.limits.keeps_prefixes or not self.cells.length(slot):
             return self._drop(slot)
         self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_computed])
         self._cached[slot] = keep
@@ -165,6 +176,19 @@ class Slots:
             sequence.num_computed = 0
         return Trim(sequence.slot, sequence.num_computed)
 
+    def forget(self, key: int) -> Forget:
+        """Give a saved prefix up."""
+        del self._saved[key]
+        self._tree.remove(key)
+        return Forget(key)
+
+    def lose(self, slot: int, key: int) -> list[Move]:
+        """Start the slot's sequence anew: its saved prefix could not be given back."""
+        sequence = self.running[slot]
+        self.cells.trim(slot, 0)
+        sequence.num_computed = sequence.num_cached = 0
+        return [self.forget(key), Trim(slot, 0)]
+
     def grow(self, slot: int, count: int) -> None:
         """Note that so many cells were added to the slot."""
         self.cells.append(slot, count)
@@ -175,17 +199,18 @@ class Slots:
         return [] if oldest is None else [*self._save(oldest), *self._drop(oldest)]
 
     def _choose(self, prefix: Prefix) -> int:
-        """The slot for a new sequence: the prefix's own if it holds no more, an empty one, or the oldest."""
-        if self._is_whole(prefix, prefix.holder):
+        """The slot for a new sequence: the prefix's own if it holds little more, an empty one, or the oldest."""
+        if self._is_own(prefix, prefix.holder):
             return prefix.holder
         empty = next((slot for slot in range(self.limits.num_slots) if self._is_empty(slot)), None)
         if empty is not None:
             return empty
         return next(iter(self._cached))
 
-    def _is_whole(self, prefix: Prefix, slot: int) -> bool:
-        """Whether the slot is cached and holds the prefix and nothing else."""
-        return slot == prefix.holder and slot in self._cached and self.cells.length(slot) == prefix.length
+    def _is_own(self, prefix: Prefix, slot: int) -> bool:
+        """Whether the slot is cached and holds the prefix and little else: an answer that was told otherwise."""
+        is_holder = slot == prefix.holder and slot in self._cached
+        return is_holder and self.cells.length(slot) <= prefix.length + prefix.length // 2
 
     def _is_empty(self, slot: int) -> bool:
         return slot not in self.running and slot not in self._cached
@@ -217,21 +242,19 @@ class Slots:
         root, tokens = self._tree.path(slot)
         holders = self._tree.match(root, tokens)
         del holders[slot]
-        if any(common == length and holder not in self.running for holder, common in holders.items()):
+        if any(common == length and self._lasts(holder) for holder, common in holders.items()):
             return []  # another holds it too
         beginnings = [key for key, common in holders.items() if common == self._saved.get(key) and key != spared]
-        moves: list[Move] = [self._forget(key) for key in beginnings]
-        while self.num_saved + length > self.limits.host_tokens:
-            moves.append(self._forget(next(key for key in self._saved if key != spared)))
+        moves: list[Move] = [self.forget(key) for key in beginnings]
+        while self.num_saved + length > self.limits.host_tokens or len(self._saved) >= MOST_SAVED:
+            moves.append(self.forget(next(key for key in self._saved if key != spared)))
         key = next(self._keys)
         self._saved[key] = length
         self._tree.insert(key, root, tokens)
         return [*moves, Save(slot, key)]
 
-    def _forget(self, key: int) -> Forget:
-        del self._saved[key]
-        self._tree.remove(key)
-        return Forget(key)
+    def _lasts(self, holder: int) -> bool:
+        return holder in self._saved or self._cached.get(holder) == "host"
 
     def _trim(self, slot: int, keep: int) -> list[Move]:
         if self.cells.length(slot) == keep:

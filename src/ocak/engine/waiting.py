@@ -36,12 +36,12 @@ class Waiting:
         if not queue:
             del self._queues[sequence.tenant]
 
-    def next(self, running: Iterable[Sequence], passed: Collection[Sequence] = ()) -> Sequence | None:
-        """Return whose turn it is, but for those that were passed over; None if nobody waits."""
+    def next(self, running: Iterable[Sequence], passed: Collection[int] = ()) -> Sequence | None:
+        """Return whose turn it is, but for the ids that were passed over; None if nobody else waits."""
         held = Counter(sequence.tenant for sequence in running)
         for tenant in sorted(self._queues, key=lambda tenant: (held[tenant], self._served_at.get(tenant, -1))):
             for sequence in self._queues[tenant]:
-                if sequence not in passed:
+                if sequence.id not in passed:
                     return sequence
         return None
 

@@ -38,6 +38,7 @@ class ContextOptions:
     kv_type: str
     kv_offload: bool
     flash_attn: str
+    keeps_prefixes: bool = True
 
     @property
     def is_unified(self) -> bool:
@@ -46,7 +47,9 @@ class ContextOptions:
     @property
     def num_slots(self) -> int:
         """Sequence ids: where cells are shared, some more than run at once, for prefixes that are kept."""
-        return min(library.MAX_SEQUENCES, 2 * self.parallel + 16) if self.is_unified else self.parallel
+        if not (self.is_unified and self.keeps_prefixes):
+            return self.parallel
+        return min(library.MAX_SEQUENCES, 2 * self.parallel + 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class LlamaContext:
                 f"{library.recent_errors() or 'no reason given'}; try a smaller --context or --parallel"
             )
         self.num_slots = options.num_slots
-        self.most_cells = options.context  # of one slot
+        self.context = options.context
+        self.is_unified = options.is_unified
         self.reuse: Reuse = "parts" if model.can_trim else "wholes"
         self.threads = options.threads
         self.batch_tokens = options.batch_tokens
@@ -151,25 +155,32 @@ class LlamaContext:
         """Have the pass that runs now end at its next operation; from any thread. CPU only: a GPU goes on."""
         self._abort_flag[0] = b"\1"
 
-    def trim(self, slot: int, keep: int) -> None:
-        """Remove all cells of the slot but the first."""
-        c.llama_memory_seq_rm(self._memory, slot, keep or -1, -1)
+    def trim(self, slot: int, keep: int) -> bool:
+        """Remove all cells of the slot but the first; return whether the model's memory can do that."""
+        return bool(c.llama_memory_seq_rm(self._memory, slot, keep or -1, -1))
 
     def copy(self, source: int, slot: int, count: int) -> None:
-        """Give an empty slot the first cells of another: shared in the unified layout, copied in the split one."""
-        if self._options.is_unified:
-            c.llama_memory_seq_cp(self._memory, source, slot, 0, count)
-        else:  # between streams llama.cpp copies whole sequences only
-            c.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
+        """Give an empty slot the first cells of another: shared in the unified layout, copied in the split one.
+
+        Between streams llama.cpp would copy with the next pass, all that fits into a stream; the source may have
+        been overwritten by then.
+        """
+        if not self._options.is_unified:
+            self.restore(slot, self.save(source))
             self.trim(slot, count)
+        elif self.reuse == "parts":
+            c.llama_memory_seq_cp(self._memory, source, slot, 0, count)
+        else:
+            c.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
 
     def save(self, slot: int) -> NDArray[np.uint8]:
-        """Return a copy of the slot's cells, in llama.cpp's own form."""
+        """Return a copy of the slot's cells, in llama.cpp's own form. Raises `RunFailed`, `MemoryError`."""
         size = c.llama_state_seq_get_size(self.pointer, slot)
         data: NDArray[np.uint8] = np.empty(size, np.uint8)
         pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         written = c.llama_state_seq_get_data(self.pointer, pointer, size, slot)
-        assert written == size, f"saved {written} of {size} bytes"
+        if written != size:
+            raise RunFailed(f"llama.cpp saved {written} of {size} bytes")
         return data
 
     def restore(self, slot: int, data: NDArray[np.uint8]) -> None:
@@ -187,9 +198,9 @@ class LlamaContext:
 
 def _params(options: ContextOptions) -> object:
     params = c.llama_context_default_params()
-    params.n_ctx = pad_cells(options.kv_cells if options.is_unified else options.context * options.parallel)
-    if not options.is_unified:
-        params.n_ctx = pad_cells(options.context) * options.parallel
+    params.n_ctx = (
+        pad_cells(options.kv_cells) if options.is_unified else pad_cells(options.context) * options.parallel
+    )
     params.n_batch = params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.num_slots
     params.n_outputs_max = options.num_slots + TILE

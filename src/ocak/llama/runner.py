@@ -10,7 +10,7 @@ from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 
 from ocak.core.request import Sampling
-from ocak.engine.padding import TILE, RowTimes, lenders, tiled
+from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tiled
 from ocak.engine.runner import Chunk, NoRoom
 from ocak.llama.context import LlamaContext, Output
 from ocak.llama.sampler import LlamaSampler
@@ -66,7 +66,7 @@ class LlamaRunner:
         self.trim(slot, count)
 
     def forget(self, key: int) -> None:
-        del self._saved[key]
+        self._saved.pop(key, None)
 
     def _adapt(self) -> None:
         if self._threads.refresh():
@@ -78,16 +78,28 @@ class LlamaRunner:
         if len(chunks) == 1 or min(len(chunk.tokens) for chunk in chunks) > 1:
             return []
         busy = [chunk.slot for chunk in chunks]
-        idle = self._idle(busy)
+        idle = self._idle(chunks)
         room = self._context.batch_tokens - sum(len(chunk.tokens) for chunk in chunks)
-        rows = len(busy) + len(lenders(busy, idle, 0))
-        best = self._times.best(rows, len(busy) + min(room, len(idle)))
-        return lenders(busy, idle, best)[:room]
+        closing = [] if self._context.is_unified else gaps(busy, idle)
+        rows = len(busy) + len(closing)
+        if not self._is_one_pass([*busy, *closing]):
+            return closing[:room]
+        most = len(busy) + min(room, len(idle))
+        return [*closing, *neighbours(busy, idle, self._times.best(rows, most) - rows)][:room]
 
-    def _idle(self, busy: list[int]) -> set[int]:
-        """Slots that can take a token behind what they hold; it is removed after the pass."""
-        most = self._context.most_cells - 1 if self._context.reuse == "parts" else 0
-        return {slot for slot, length in self._lengths.items() if length <= most} - set(busy)
+    def _is_one_pass(self, slots: list[int]) -> bool:
+        return self._context.is_unified or max(slots) - min(slots) == len(slots) - 1
+
+    def _idle(self, chunks: Sequence[Chunk]) -> set[int]:
+        """Slots that can take a token behind what they hold; it is removed after the pass.
+
+        None is deeper than the chunks are: attention takes as long for all as for the deepest.
+        """
+        deepest = reach(max(chunk.start for chunk in chunks))
+        most = min(deepest, self._context.context - 1) if self._context.reuse == "parts" else 0
+        return {slot for slot, length in self._lengths.items() if length <= most} - {
+            chunk.slot for chunk in chunks
+        }
 
     def _decode(self, chunks: Sequence[Chunk], lent: list[int]) -> list[Output]:
         """Run the chunks beside a token in each of the slots lent; return where the samplers' logits are."""
@@ -104,7 +116,7 @@ class LlamaRunner:
             self.decode_s += seconds
             for slot in lent:
                 self._context.trim(slot, self._lengths[slot])
-        is_one_pass = padded[-1].slot - padded[0].slot == len(padded) - 1
+        is_one_pass = self._is_one_pass([chunk.slot for chunk in padded])
         if is_one_pass and all(len(chunk.tokens) == 1 for chunk in padded):
             self._times.observe(len(padded), seconds)
         return outputs

@@ -35,6 +35,7 @@ class ThreadCount:
 
 def threads_beside(others: float, num_cores: int, most: int, current: int) -> int:
     """Return how many threads suit the cores of which others use so many; `current` if it is a close call."""
+    num_cores = max(num_cores, most)
     low, high = (max(1, min(most, num_cores - round(others + margin))) for margin in (MARGIN, -MARGIN))
     return min(max(current, low), high)
 

@@ -24,6 +24,8 @@ from ocak.worker.text import AnswerText
 
 logger = logging.getLogger("ocak.worker")
 
+CHECK_EVERY_S = 60.0  # the invariants, when idle: milliseconds, tens of them with very many cells
+
 
 @dataclass(slots=True)
 class Answer:
@@ -50,6 +52,7 @@ class EngineLoop:
         self._commands: queue.SimpleQueue[Answer | int] = queue.SimpleQueue()
         self._answers: dict[int, Answer] = {}
         self._busy_s = 0.0
+        self._checked_at = 0.0
 
     def start_answer(self, answer: Answer) -> None:
         """Hand over a new answer; from any thread."""
@@ -80,7 +83,9 @@ class EngineLoop:
         """Sleep until a command comes, and apply it: the order of commands is kept."""
         if self._engine.has_work:
             return
-        self._engine.check_integrity()
+        if time.monotonic() - self._checked_at > CHECK_EVERY_S:
+            self._engine.check_integrity()
+            self._checked_at = time.monotonic()
         self._apply(self._commands.get())
 
     def _take_commands(self) -> bool:

@@ -55,7 +55,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
     sizes = context_options(options, model.trained_context)
     context = LlamaContext(model, sizes)
     runner = LlamaRunner(context, model.vocabulary)
-    _warm_up(runner, sizes)
+    _warm_up(runner, context, sizes)
     gpu = library.gpu_device() if options.gpu_layers != 0 else None
     info = ModelInfo(
         architecture=model.architecture,
@@ -111,6 +111,7 @@ def context_options(options: LoadOptions, trained_context: int) -> ContextOption
         kv_type=options.kv_type,
         kv_offload=options.kv_offload,
         flash_attn=options.flash_attn,
+        keeps_prefixes=options.prefix_cache,
     )
 
 
@@ -130,7 +131,8 @@ def _engine(
         batch_tokens=sizes.batch_tokens,
         num_slots=sizes.num_slots,
         shares_cells=sizes.is_unified,
-        reuse=context.reuse if options.prefix_cache else "nothing",
+        reuse=context.reuse,
+        keeps_prefixes=options.prefix_cache,
         host_tokens=info.cache_ram_bytes * sizes.kv_cells // max(1, info.kv_bytes),
     )
     return Engine(runner, limits, step_target_s=options.step_target_s)
@@ -159,9 +161,12 @@ def _template(options: LoadOptions, model: LlamaModel, watch: Stopwatch) -> Chat
     return template
 
 
-def _warm_up(runner: LlamaRunner, sizes: ContextOptions) -> None:
+def _warm_up(runner: LlamaRunner, context: LlamaContext, sizes: ContextOptions) -> None:
+    """Run once, and see whether the model's memory gives single cells back."""
     sampler = runner.new_sampler(Sampling(temperature=0), ())
     num_tokens = min(WARM_UP_TOKENS, sizes.batch_tokens, sizes.context)
     runner.run([Chunk(slot=0, start=0, tokens=[0] * num_tokens, sampler=sampler)])
+    if not context.trim(0, 1):
+        context.reuse = "wholes"
     runner.trim(0, 0)
     runner.decode_s = 0.0
