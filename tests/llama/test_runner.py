@@ -372,6 +372,21 @@ def test_log_probabilities_are_those_of_their_own_row(model: LlamaModel, kv_cell
             assert one.likeliest[0][1] == one.token, "greedy takes the likeliest"
 
 
+def test_log_probabilities_pass_over_the_logits_of_rows_that_fill_a_tile(
+    model: LlamaModel, context: LlamaContext
+) -> None:
+    runner = LlamaRunner(context, model.vocabulary)
+    sampler = runner.new_sampler(GREEDY, ())
+    runner.run([Chunk(slot, 0, PROMPTS[slot], None) for slot in range(4)])
+    starts = [len(prompt) for prompt in PROMPTS[:4]]
+    decoding = [Chunk(slot, starts[slot], (9,), sampler) for slot in range(1, 4)]
+    tokens = runner.run([Chunk(0, starts[0], (7, 8), None), *decoding])
+    for place, token in enumerate(tokens):
+        pointer = c.llama_get_logits_ith(context.pointer, 2 + place)
+        expected = log_softmax(np.ctypeslib.as_array(pointer, (model.vocabulary.size,)))
+        assert runner.logprobs(place, token, 0).token == pytest.approx(expected.max(), abs=1e-5)
+
+
 def test_log_probabilities_stay_finite_and_equals_are_in_the_order_of_their_ids() -> None:
     row = np.array([1.0, -np.inf, 3.0, 1.0, 3.0], np.float32)
     told = logprobs(row, 1, 9)

@@ -61,7 +61,8 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
 
 LOGPROBS = (
     "as many of the likeliest tokens. Natural logarithms of the model's own probabilities, before bias, "
-    "penalties, temperature and other samplers; -9999.0 stands for minus infinity."
+    "penalties, temperature and other samplers; -9999.0 stands for minus infinity. Told is each token of which "
+    "the text shows a part: not the end of the turn, nor what a stop string cuts off whole."
 )
 PROMPT_SCHEMA = {
     "description": "Text, token ids, or a list of either.",

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ocak.core.errors import GenerationFailed, to_wire
-from ocak.core.events import Delta, Finished, Started, TokenLogprob
+from ocak.core.events import Delta, Finished, FinishReason, Started, TokenLogprob
 from ocak.engine.engine import Admitted, Broken, Engine, Output, Sampled
 from ocak.engine.sequence import Sequence
 from ocak.worker.logprobs import HeldLogprobs
@@ -130,14 +130,7 @@ class EngineLoop:
 
     def _tell_token(self, answer: Answer, sampled: Sampled) -> list[RequestEvent]:
         answer.num_unsent += 1
-        token, reason = sampled.token, sampled.reason
-        text = "" if token in answer.sequence.end_tokens else self._push(answer, sampled)
-        if answer.text.is_stopped:
-            self._engine.finish(answer.sequence)
-            reason = "stop"
-        elif reason is not None:
-            text += answer.text.finish()
-            reason = "stop" if answer.text.is_stopped else reason
+        text, reason = self._read(answer, sampled)
         logprobs: tuple[TokenLogprob, ...] = ()
         if answer.logprobs is not None:
             is_end = reason is not None and not answer.text.is_stopped
@@ -150,6 +143,17 @@ class EngineLoop:
             del self._answers[answer.sequence.id]
             events.append(Finished(reason, answer.sequence.usage))
         return events
+
+    def _read(self, answer: Answer, sampled: Sampled) -> tuple[str, FinishReason | None]:
+        """Return the text that is safe by now, and why the answer is at its end, if it is."""
+        text = "" if sampled.token in answer.sequence.end_tokens else self._push(answer, sampled)
+        if answer.text.is_stopped:
+            self._engine.finish(answer.sequence)
+            return text, "stop"
+        if sampled.reason is None:
+            return text, None
+        text += answer.text.finish()
+        return text, "stop" if answer.text.is_stopped else sampled.reason
 
     def _push(self, answer: Answer, sampled: Sampled) -> str:
         if answer.logprobs is not None and sampled.logprobs is not None:
