@@ -117,6 +117,20 @@ async def test_an_answer_has_a_start_text_and_an_end(tiny_model: Path) -> None:
         assert sum(e.num_tokens for e in events if isinstance(e, Delta)) <= 5
 
 
+async def test_log_probabilities_cross_from_the_worker_with_the_text(tiny_model: Path) -> None:
+    async with house(tiny_model) as h:
+        stopping = Stopping(max_tokens=40, ignore_eos=True)
+        request = h.request(TextPrompt("hello"), stopping, logprobs=4)
+        answer = await h.gateway.complete(request)
+        events = [event async for event in h.gateway.stream(request)]
+        plain = await h.gateway.complete(h.request(TextPrompt("hello"), stopping))
+    assert answer.logprobs is not None and len(answer.logprobs) == answer.usage.completion_tokens == 40
+    assert b"".join(t.token.piece for t in answer.logprobs).decode("utf-8", "replace") == answer.text == plain.text
+    assert all(t.likeliest[0] == t.token and len(t.likeliest) == 4 for t in answer.logprobs)
+    assert [t for e in events if isinstance(e, Delta) for t in e.logprobs] == answer.logprobs
+    assert plain.logprobs is None
+
+
 async def test_every_kind_of_prompt_is_read(tiny_model: Path) -> None:
     async with house(tiny_model) as h:
         short = Stopping(max_tokens=2, ignore_eos=True)

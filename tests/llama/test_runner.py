@@ -15,12 +15,13 @@ from tests.models import TinyModel, write_model
 
 from ocak.core.errors import LoadFailed
 from ocak.core.request import Sampling
-from ocak.engine.engine import Engine
-from ocak.engine.runner import Aborted, Chunk
+from ocak.engine.engine import Engine, Sampled
+from ocak.engine.runner import Aborted, Chunk, Logprobs
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.llama import library
 from ocak.llama.context import ContextOptions, LlamaContext
+from ocak.llama.logprobs import LOWEST, logprobs
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.runner import LlamaRunner
 from ocak.llama.sampler import LlamaSampler
@@ -336,6 +337,107 @@ def test_greedy_beside_drawn_in_one_batch(model: LlamaModel, context: LlamaConte
     assert tokens[1] == int(context.logits()[1].argmax())
     greedy.close()
     drawn.close()
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    wide = logits.astype(np.float64) - logits.max()
+    return wide - np.log(np.exp(wide).sum())
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 20, 100_000])
+def test_log_probabilities_are_of_the_models_own_distribution(
+    model: LlamaModel, context: LlamaContext, count: int
+) -> None:
+    """Bias, penalties and temperature change what is picked and not what is told."""
+    samplings = [
+        GREEDY,
+        Sampling(temperature=2.0, seed=3, top_k=0, min_p=0.0),
+        Sampling(temperature=0, logit_bias={5: 100.0}),
+        Sampling(temperature=0, presence_penalty=2.0, repetition_penalty=1.5),
+    ]
+    runner = LlamaRunner(context, model.vocabulary)
+    samplers = [runner.new_sampler(sampling, PROMPTS[i]) for i, sampling in enumerate(samplings)]
+    chunks = [Chunk(i, 0, PROMPTS[i], None if i == 1 else samplers[i]) for i in range(4)]
+    tokens = runner.run(chunks)
+    last_rows = np.cumsum([len(prompt) for prompt in PROMPTS[:4]]) - 1
+    for place, (token, row) in enumerate(zip(tokens, last_rows[[0, 2, 3]], strict=True)):
+        pointer = c.llama_get_logits_ith(context.pointer, int(row))
+        expected = log_softmax(np.ctypeslib.as_array(pointer, (model.vocabulary.size,)))
+        told = runner.logprobs(place, token, count)
+        order = np.argsort(-expected, kind="stable")[:count]
+        assert told.token == pytest.approx(expected[token], abs=1e-5)
+        assert len(told.likeliest) == min(count, model.vocabulary.size)
+        values = [value for _, value in told.likeliest]
+        assert values == pytest.approx(list(expected[order]), abs=1e-5)
+        assert values == sorted(values, reverse=True)
+        assert all(value == pytest.approx(expected[other], abs=1e-5) for other, value in told.likeliest)
+    assert tokens[1] == 5, "the bias decided"
+    if count:
+        assert runner.logprobs(0, tokens[0], count).likeliest[0] == (
+            tokens[0],
+            runner.logprobs(0, tokens[0], 0).token,
+        )
+    for sampler in samplers:
+        sampler.close()
+
+
+@pytest.mark.parametrize("kv_cells", [CONTEXT * 4, CONTEXT], ids=["split", "unified and over-committed"])
+def test_log_probabilities_are_those_of_their_own_row(model: LlamaModel, kv_cells: int) -> None:
+    """Beside prompts, beside others, beside slots that lend a row: as when served alone."""
+
+    def told(prompts: list[list[int]], sizes: ContextOptions) -> list[list[Logprobs | None]]:
+        context = LlamaContext(model, sizes)
+        limits = SchedulerLimits(sizes.parallel, sizes.context, sizes.kv_cells, sizes.batch_tokens)
+        engine = Engine(LlamaRunner(context, model.vocabulary), limits)
+        sequences = [Sequence(i, list(p), GREEDY, 12 + i, frozenset()) for i, p in enumerate(prompts)]
+        found: list[list[Logprobs | None]] = [[] for _ in prompts]
+        for i, sequence in enumerate(sequences):
+            sequence.num_logprobs = None if i % 3 == 1 else 3
+            engine.submit(sequence)
+        while engine.has_work:
+            for output in engine.step():
+                if isinstance(output, Sampled):
+                    found[output.sequence.id].append(output.logprobs)
+        context.close()
+        return found
+
+    together = told(PROMPTS, options(kv_cells=kv_cells))
+    for i, prompt in enumerate(PROMPTS):
+        (alone,) = told([prompt], options(parallel=1, kv_cells=CONTEXT))
+        if i % 3 == 1:
+            assert together[i] == [None] * (12 + i)
+            continue
+        assert len(together[i]) == 12 + i
+        for one, other in zip(together[i], alone, strict=False):
+            assert one is not None and other is not None
+            assert one.token == pytest.approx(other.token, abs=0.02)
+            assert [v for _, v in one.likeliest] == pytest.approx([v for _, v in other.likeliest], abs=0.02)
+            assert one.likeliest[0][1] == one.token, "greedy takes the likeliest"
+
+
+def test_log_probabilities_pass_over_the_logits_of_rows_that_fill_a_tile(
+    model: LlamaModel, context: LlamaContext
+) -> None:
+    runner = LlamaRunner(context, model.vocabulary)
+    sampler = runner.new_sampler(GREEDY, ())
+    runner.run([Chunk(slot, 0, PROMPTS[slot], None) for slot in range(4)])
+    starts = [len(prompt) for prompt in PROMPTS[:4]]
+    decoding = [Chunk(slot, starts[slot], (9,), sampler) for slot in range(1, 4)]
+    tokens = runner.run([Chunk(0, starts[0], (7, 8), None), *decoding])
+    for place, token in enumerate(tokens):
+        pointer = c.llama_get_logits_ith(context.pointer, 2 + place)
+        expected = log_softmax(np.ctypeslib.as_array(pointer, (model.vocabulary.size,)))
+        assert runner.logprobs(place, token, 0).token == pytest.approx(expected.max(), abs=1e-5)
+
+
+def test_log_probabilities_stay_finite_and_equals_are_in_the_order_of_their_ids() -> None:
+    row = np.array([1.0, -np.inf, 3.0, 1.0, 3.0], np.float32)
+    told = logprobs(row, 1, 9)
+    assert told.token == LOWEST
+    assert [token for token, _ in told.likeliest] == [2, 4, 0, 3, 1]
+    assert sum(np.exp(value) for _, value in told.likeliest) == pytest.approx(1)
+    assert logprobs(np.full(4, -np.inf, np.float32), 0, 1).token == LOWEST
+    assert logprobs(np.array([0.0, 1e30], np.float32), 0, 2).likeliest == ((1, 0.0), (0, LOWEST))
 
 
 def test_any_text_survives_the_vocabulary(model: LlamaModel) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
 from ocak.engine.engine import Admitted, Broken, Engine, Sampled
-from ocak.engine.runner import Aborted, Chunk, FakeRunner, NoRoom, RunFailed
+from ocak.engine.runner import Aborted, Chunk, FakeRunner, Logprobs, NoRoom, RunFailed
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Reuse
@@ -447,3 +447,24 @@ def test_the_same_seed_gives_the_same_tokens_alone_and_in_a_busy_batch(seed: int
     alone = serve([job], limits(1))[0][0]
     busy = [Job((i,) * (i + 1), max_tokens=30, seed=i) for i in range(7)]
     assert serve([*busy, job], limits(4, 16))[0][-1] == alone
+
+
+def test_log_probabilities_come_with_their_tokens_and_for_those_who_ask_alone() -> None:
+    runner = FakeRunner()
+    engine = Engine(runner, limits(3))
+    sequences = [sequence(i, Job((i + 1, 2, 3), max_tokens=6)) for i in range(3)]
+    sequences[0].num_logprobs, sequences[2].num_logprobs = 0, 4
+    for one in sequences:
+        engine.submit(one)
+    outputs = []
+    while engine.has_work:
+        outputs += [o for o in engine.step() if isinstance(o, Sampled)]
+    for one, count in zip(sequences, (0, None, 4), strict=True):
+        told = [(o.token, o.logprobs) for o in outputs if o.sequence is one]
+        assert [token for token, _ in told] == one.tokens[3:]
+        if count is None:
+            assert all(logprobs is None for _, logprobs in told)
+        else:
+            best = tuple((token, -float(token)) for token in range(count))
+            assert [logprobs for _, logprobs in told] == [Logprobs(-float(token), best) for token, _ in told]
+    assert runner.num_logprobs == sequences[0].num_generated + sequences[2].num_generated

@@ -142,7 +142,7 @@ def _chunks(answer: Format, ready: Ready, has_begun: set[int], usages: dict[int,
             has_begun.add(index)
             pieces.append(answer.first(index))
         if type(event) is Delta:
-            pieces.append(answer.text(index, event.text))
+            pieces.append(answer.text(index, event))
         elif type(event) is Finished:
             usages[index] = event.usage
             pieces.append(answer.last(index, event.reason))

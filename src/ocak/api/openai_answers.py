@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from ocak import __version__
+from ocak.api.openai_logprobs import chat_logprobs, completion_logprobs
 from ocak.api.openai_wire import (
     AssistantMessage,
     ChatAnswer,
@@ -22,7 +23,7 @@ from ocak.api.openai_wire import (
     PromptTokensDetails,
     UsageBody,
 )
-from ocak.core.events import FinishReason, Usage
+from ocak.core.events import Delta, FinishReason, Usage
 from ocak.gateway.gateway import Completion
 
 FINGERPRINT = f"ocak-{__version__}"
@@ -46,7 +47,7 @@ class Format(Protocol):
 
     def first(self, index: int) -> bytes: ...
 
-    def text(self, index: int, text: str) -> bytes: ...
+    def text(self, index: int, delta: Delta) -> bytes: ...
 
     def last(self, index: int, reason: FinishReason) -> bytes: ...
 
@@ -59,7 +60,10 @@ class CompletionFormat:
         self._frame = _Frame("text_completion", self._head, include_usage)
 
     def whole(self, completions: Sequence[Completion], usage: Usage) -> bytes:
-        choices = [CompletionChoice(i, c.text, c.reason) for i, c in enumerate(completions)]
+        choices = [
+            CompletionChoice(i, c.text, c.reason, None if c.logprobs is None else completion_logprobs(c.logprobs))
+            for i, c in enumerate(completions)
+        ]
         return _encode(
             CompletionAnswer(
                 id=self._head.id,
@@ -74,9 +78,10 @@ class CompletionFormat:
     def first(self, index: int) -> bytes:
         return b""
 
-    def text(self, index: int, text: str) -> bytes:
-        choice = b'{"index":%d,"text":%b,"logprobs":null,"finish_reason":null}'
-        return self._frame.around(choice % (index, _encode(text)))
+    def text(self, index: int, delta: Delta) -> bytes:
+        logprobs = _encode(completion_logprobs(delta.logprobs)) if delta.logprobs else b"null"
+        choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":null}'
+        return self._frame.around(choice % (index, _encode(delta.text), logprobs))
 
     def last(self, index: int, reason: FinishReason) -> bytes:
         choice = b'{"index":%d,"text":"","logprobs":null,"finish_reason":%b}'
@@ -92,7 +97,12 @@ class ChatFormat:
         self._frame = _Frame("chat.completion.chunk", self._head, include_usage)
 
     def whole(self, completions: Sequence[Completion], usage: Usage) -> bytes:
-        choices = [ChatChoice(i, AssistantMessage(c.text), c.reason) for i, c in enumerate(completions)]
+        choices = [
+            ChatChoice(
+                i, AssistantMessage(c.text), c.reason, None if c.logprobs is None else chat_logprobs(c.logprobs)
+            )
+            for i, c in enumerate(completions)
+        ]
         return _encode(
             ChatAnswer(
                 id=self._head.id,
@@ -107,8 +117,9 @@ class ChatFormat:
     def first(self, index: int) -> bytes:
         return self._choice(index, b'{"role":"assistant","content":""}', b"null")
 
-    def text(self, index: int, text: str) -> bytes:
-        return self._choice(index, b'{"content":%b}' % _encode(text), b"null")
+    def text(self, index: int, delta: Delta) -> bytes:
+        logprobs = _encode(chat_logprobs(delta.logprobs)) if delta.logprobs else b"null"
+        return self._choice(index, b'{"content":%b}' % _encode(delta.text), b"null", logprobs)
 
     def last(self, index: int, reason: FinishReason) -> bytes:
         return self._choice(index, b"{}", _encode(reason))
@@ -116,9 +127,9 @@ class ChatFormat:
     def usage(self, usage: Usage) -> bytes:
         return self._frame.usage(usage)
 
-    def _choice(self, index: int, delta: bytes, reason: bytes) -> bytes:
-        choice = b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}'
-        return self._frame.around(choice % (index, delta, reason))
+    def _choice(self, index: int, delta: bytes, reason: bytes, logprobs: bytes = b"null") -> bytes:
+        choice = b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}'
+        return self._frame.around(choice % (index, delta, logprobs, reason))
 
 
 class _Frame:

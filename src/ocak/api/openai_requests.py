@@ -13,6 +13,7 @@ import msgspec
 
 from ocak.api.errors import UnsupportedParameter
 from ocak.api.json_body import decode_field
+from ocak.api.openai_logprobs import chat_count, completion_count
 from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody, MessageBody, TextPart
 from ocak.core.errors import InvalidRequest
 from ocak.core.limits import INT32_MAX, MAX_STOP_STRINGS, UINT32_MAX, check_text
@@ -50,14 +51,16 @@ def completion_requests(body: CompletionBody, origin: Origin) -> list[GenerateRe
     """Return a request for each choice: prompt i's jth answer is choice i * n + j."""
     prompts = [_with_suffix(prompt, body) for prompt in _prompts(body.prompt)]
     stopping = _stopping(body, COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
-    return _requests(prompts, body, origin, stopping=stopping, echo=bool(body.echo))
+    requests = _requests(prompts, body, origin, stopping=stopping, echo=bool(body.echo))
+    return _with_logprobs(requests, completion_count(body))
 
 
 def chat_requests(body: ChatBody, origin: Origin) -> list[GenerateRequest]:
     """Return a request for each choice of a chat."""
     prompt = chat_prompt(body.messages)
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    return _requests([prompt], body, origin, stopping=_stopping(body, max_tokens), echo=False)
+    requests = _requests([prompt], body, origin, stopping=_stopping(body, max_tokens), echo=False)
+    return _with_logprobs(requests, chat_count(body))
 
 
 def chat_prompt(messages: list[MessageBody]) -> ChatPrompt:
@@ -90,6 +93,10 @@ def _requests(
         for prompt in prompts
         for sampling in samplings
     ]
+
+
+def _with_logprobs(requests: list[GenerateRequest], count: int | None) -> list[GenerateRequest]:
+    return requests if count is None else [msgspec.structs.replace(r, logprobs=count) for r in requests]
 
 
 def _samplings(sampling: Sampling, n: int) -> list[Sampling]:

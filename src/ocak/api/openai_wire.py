@@ -59,6 +59,11 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
 
 
+LOGPROBS = (
+    "as many of the likeliest tokens. Natural logarithms of the model's own probabilities, before bias, "
+    "penalties, temperature and other samplers; -9999.0 stands for minus infinity. Told is each token of which "
+    "the text shows a part: not the end of the turn, nor what a stop string cuts off whole."
+)
 PROMPT_SCHEMA = {
     "description": "Text, token ids, or a list of either.",
     "oneOf": [
@@ -74,11 +79,14 @@ class CompletionBody(CommonBody, frozen=True, kw_only=True):
     prompt: Annotated[msgspec.Raw, Meta(extra_json_schema=PROMPT_SCHEMA)]
     suffix: Annotated[str, Meta(description="Text after the hole to fill in.")] | None = None
     echo: bool | None = None
+    logprobs: Annotated[Int, Meta(description=f"0 to 20: beside each token's own, {LOGPROBS}")] | None = None
 
 
 class ChatBody(CommonBody, frozen=True, kw_only=True):
     messages: list[MessageBody]
     max_completion_tokens: Annotated[Int, Meta(description="Goes before max_tokens.")] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Int, Meta(description=f"0 to 20, needs logprobs: {LOGPROBS}")] | None = None
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -93,11 +101,20 @@ class UsageBody(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokensDetails
 
 
+class CompletionLogprobs(msgspec.Struct, frozen=True):
+    """A list item for each token; `top_logprobs` has the likeliest tokens and the token itself."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: Annotated[list[int], Meta(description="The token's first character in the choice's text.")]
+
+
 class CompletionChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
     finish_reason: str | None
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
 
 
 class CompletionAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,11 +133,32 @@ class AssistantMessage(msgspec.Struct, frozen=True):
     refusal: None = None
 
 
+TokenBytes = Annotated[list[int], Meta(description="What it adds to the text; null for a special token.")]
+
+
+class LikelyTokenBody(msgspec.Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: TokenBytes | None
+
+
+class ChatTokenLogprob(msgspec.Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: TokenBytes | None
+    top_logprobs: list[LikelyTokenBody]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    content: list[ChatTokenLogprob]
+    refusal: None = None
+
+
 class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: AssistantMessage
     finish_reason: str
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,6 @@ REFUSED: dict[str, tuple[object, ...]] = {
     "guided_grammar": (),
     "grammar": (),
     "json_schema": (),
-    "logprobs": (),
     "top_logprobs": (0,),
     "prompt_logprobs": (),
     "best_of": (1,),

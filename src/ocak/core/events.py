@@ -22,11 +22,35 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     prompt_tokens: int
 
 
-class Delta(msgspec.Struct, frozen=True, tag="delta"):
-    """Text that is whole UTF-8 and holds no part of a stop string; `num_tokens` tokens stand behind it."""
+class LikelyToken(msgspec.Struct, frozen=True, array_like=True):
+    """A token and its log-probability: natural, finite, by the model's own distribution before any sampler.
+
+    `piece` is what it adds to the text's bytes, perhaps a part of a character; `name` is how a special token,
+    which adds nothing, is written.
+    """
+
+    piece: bytes
+    logprob: float
+    name: str = ""
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token of the answer; `likeliest` has what could have stood there, best first, perhaps without it."""
+
+    token: LikelyToken
+    start: int  # characters of the answer before the one that it begins or goes on with
+    likeliest: tuple[LikelyToken, ...] = ()
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta", omit_defaults=True):
+    """Text that is whole UTF-8 and holds no part of a stop string; `num_tokens` tokens stand behind it.
+
+    `logprobs`, if asked for, has the tokens whose first character is in the text.
+    """
 
     text: str
     num_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):

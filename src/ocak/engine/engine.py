@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
 from ocak.engine.pacing import Pacer
-from ocak.engine.runner import Aborted, Chunk, NoRoom, RunFailed, Runner
+from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Copy, Forget, Keep, Move, Restore, Save, Trim
@@ -30,11 +30,12 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A token followed; `reason` says why it was the last one, if it was."""
+    """A token followed; `reason` says why it was the last one, if it was; `logprobs` are there if asked for."""
 
     sequence: Sequence
     token: int
     reason: FinishReason | None
+    logprobs: Logprobs | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,20 +159,23 @@ class Engine:
 
     def _apply(self, batch: Batch, tokens: list[int]) -> list[Output]:
         outputs: list[Output] = []
-        sampled = iter(tokens)
+        place = 0
         self._scheduler.advance(batch)
         for sequence, count in batch.rows:
             self._num_prompt_tokens += max(0, min(count, sequence.num_prompt - sequence.num_computed + count))
             if sequence.num_pending == 0:
-                outputs.append(self._append(sequence, next(sampled)))
+                outputs.append(self._append(sequence, tokens[place], place))
+                place += 1
         return outputs
 
-    def _append(self, sequence: Sequence, token: int) -> Sampled:
+    def _append(self, sequence: Sequence, token: int, place: int) -> Sampled:
         self._num_generated += 1
+        count = sequence.num_logprobs
+        logprobs = None if count is None else self._runner.logprobs(place, token, count)
         reason = sequence.append(token, self._scheduler.limits.context)
         if reason is not None:
             self.finish(sequence)
-        return Sampled(sequence, token, reason)
+        return Sampled(sequence, token, reason, logprobs)
 
     def _make_room(self, batch: Batch, error: NoRoom) -> list[Output]:
         moves = self._scheduler.make_room()

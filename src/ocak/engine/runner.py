@@ -26,6 +26,14 @@ class Chunk:
     sampler: Sampler | None
 
 
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Natural log-probabilities at one place, by the raw logits: of the token there, and of the likeliest."""
+
+    token: float
+    likeliest: tuple[tuple[int, float], ...]  # ids and values, best first
+
+
 class RunFailed(Exception):
     """The batch was not computed; its sequences cannot go on."""
 
@@ -54,6 +62,10 @@ class Runner(Protocol):
 
     def abort(self) -> None:
         """Have the batch that runs now, if any, raise `Aborted`; from any thread."""
+        ...
+
+    def logprobs(self, place: int, token: int, count: int) -> Logprobs:
+        """Return the log-probability of what the last run put at `place` of its list, and the `count` best."""
         ...
 
     def trim(self, slot: int, keep: int) -> None:
@@ -108,6 +120,8 @@ class FakeRunner:
     samplers: list[FakeSampler] = field(default_factory=list)
     failures: list[RunFailed] = field(default_factory=list)  # raised by the next runs, one each
     batches: list[list[Chunk]] = field(default_factory=list)
+    picked: list[int] = field(default_factory=list)  # by the last run
+    num_logprobs: int = 0  # how often they were asked for
     decode_s: float = 0.0
     num_aborts: int = 0
 
@@ -122,7 +136,14 @@ class FakeRunner:
         if self.num_cells is not None and self.num_used + sum(len(c.tokens) for c in chunks) > self.num_cells:
             raise NoRoom("the cells are used up")
         self.batches.append(list(chunks))
-        return [token for chunk in chunks if (token := self._run_chunk(chunk)) is not None]
+        self.picked = [token for chunk in chunks if (token := self._run_chunk(chunk)) is not None]
+        return self.picked
+
+    def logprobs(self, place: int, token: int, count: int) -> Logprobs:
+        """A token's is minus its id; the likeliest are the lowest ids."""
+        assert self.picked[place] == token, "another place of the batch"
+        self.num_logprobs += 1
+        return Logprobs(-float(token), tuple((other, -float(other)) for other in range(count)))
 
     def abort(self) -> None:
         self.num_aborts += 1

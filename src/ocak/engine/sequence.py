@@ -37,6 +37,7 @@ class Sequence:
     tenant: str = ""
     priority: int = 0  # lower ones go first, among the tenant's own
     root: Hashable = None  # prefixes are shared under the same root alone
+    num_logprobs: int | None = None  # of the likeliest to tell beside each token's own; None: nothing at all
     num_prompt: int = field(init=False)
     num_computed: int = 0
     num_cached: int = 0  # of the prompt, found computed already

@@ -15,8 +15,8 @@ from typing import Protocol
 import msgspec
 
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
-from ocak.core.events import Delta, Event, Finished, FinishReason, Usage
-from ocak.core.limits import PRIORITY_RANGE, check_sampling, check_stopping
+from ocak.core.events import Delta, Event, Finished, FinishReason, TokenLogprob, Usage
+from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
 from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.admission import Admission
@@ -56,6 +56,7 @@ class Completion(msgspec.Struct, frozen=True):
     text: str
     reason: FinishReason
     usage: Usage
+    logprobs: list[TokenLogprob] | None = None  # of the text's tokens; None: not asked for
 
 
 class Gateway:
@@ -120,6 +121,8 @@ class Gateway:
         check_sampling(request.sampling)
         PRIORITY_RANGE.check("priority", request.priority)
         check_stopping(request.stopping)
+        if request.logprobs is not None:
+            LOGPROBS_RANGE.check("logprobs", request.logprobs)
         cost = prompt_bytes(request.prompt)
         timer = RequestTimer(model.key)
         try:
@@ -142,11 +145,14 @@ class Gateway:
 
 async def _collect(provider: Provider, request: GenerateRequest, timer: RequestTimer) -> Completion:
     text: list[str] = []
+    logprobs: list[TokenLogprob] | None = None if request.logprobs is None else []
     async with aclosing(provider.stream(request)) as events:
         async for event in events:
             timer.observe(event)
             if isinstance(event, Delta):
                 text.append(event.text)
+                if logprobs is not None:
+                    logprobs += event.logprobs
             elif isinstance(event, Finished):
-                return Completion("".join(text), event.reason, event.usage)
+                return Completion("".join(text), event.reason, event.usage, logprobs)
     raise WorkerLost("the answer ended without its end")

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tiled
-from ocak.engine.runner import Chunk, NoRoom
+from ocak.engine.runner import Chunk, Logprobs, NoRoom
 from ocak.llama.context import LlamaContext, Output
+from ocak.llama.logprobs import logprobs
 from ocak.llama.sampler import LlamaSampler
 from ocak.llama.threads import ThreadCount
 from ocak.llama.vocabulary import Vocabulary
@@ -28,6 +29,7 @@ class LlamaRunner:
         self._saved: dict[int, NDArray[np.uint8]] = {}
         self._times = RowTimes()
         self._threads = ThreadCount(context.threads)
+        self._outputs: list[Output] = []  # where the last run's logits are
         self.decode_s = 0.0
 
     def new_sampler(self, sampling: Sampling, prompt: Sequence[int]) -> LlamaSampler:
@@ -45,10 +47,14 @@ class LlamaRunner:
         for chunk in chunks:
             self._lengths[chunk.slot] = chunk.start + len(chunk.tokens)
         samplers = [chunk.sampler for chunk in chunks if isinstance(chunk.sampler, LlamaSampler)]
+        self._outputs = outputs
         return self._sample(samplers, outputs)
 
     def abort(self) -> None:
         self._context.abort()
+
+    def logprobs(self, place: int, token: int, count: int) -> Logprobs:
+        return logprobs(self._context.logits()[self._outputs[place].index], token, count)
 
     def trim(self, slot: int, keep: int) -> None:
         self._context.trim(slot, keep)

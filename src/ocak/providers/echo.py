@@ -1,6 +1,7 @@
 """A provider that answers with its prompt, word by word: for tests and for trying a client without a model.
 
-Deterministic and instant. A word with the spaces before it is a token. `pause` is awaited before `Started`
+Deterministic and instant. A word with the spaces before it is a token, and certain: its log-probability is 0, and
+nothing else is likely. `pause` is awaited before `Started`
 (step 0) and before the nth word (step n), so that a test decides when things happen; `fail_at` raises `failure`
 at such a step. `open_streams` counts the streams that are neither finished nor closed.
 """
@@ -13,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from ocak.core.errors import ContextLengthExceeded, InvalidRequest, OcakError
-from ocak.core.events import Delta, Event, Finished, FinishReason, Started, Usage
+from ocak.core.events import Delta, Event, Finished, FinishReason, LikelyToken, Started, TokenLogprob, Usage
 from ocak.core.request import ChatPrompt, GenerateRequest, InfillPrompt, Prompt, TextPrompt, TokenPrompt
 from ocak.core.status import EngineStats, LoadStatus, ModelState, ModelStatus
 
@@ -97,9 +98,11 @@ class EchoProvider:
         words, reason = _cut(prompt, request)
         if request.echo:
             yield Delta(prompt, 0)
+        num_characters = 0
         for step, word in enumerate(words, start=1):
             await self._reach(step)
-            yield Delta(word, 1)
+            yield Delta(word, 1, _logprobs(word, num_characters, request.logprobs))
+            num_characters += len(word)
         yield Finished(reason, Usage(prompt_tokens=num_prompt, completion_tokens=len(words)))
 
     async def _prompt_text(self, prompt: Prompt) -> str:
@@ -128,6 +131,13 @@ def _text(prompt: TextPrompt | ChatPrompt | InfillPrompt | TokenPrompt) -> str:
             return f"{prefix}|{suffix}"
         case TokenPrompt():
             raise AssertionError("tokens are read by the provider's own vocabulary")
+
+
+def _logprobs(word: str, start: int, count: int | None) -> tuple[TokenLogprob, ...]:
+    if count is None:
+        return ()
+    certain = LikelyToken(word.encode(), 0.0)
+    return (TokenLogprob(certain, start, (certain,) if count else ()),)
 
 
 def _cut(text: str, request: GenerateRequest) -> tuple[list[str], FinishReason]:

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ocak.core.errors import GenerationFailed, to_wire
-from ocak.core.events import Delta, Finished, FinishReason, Started
+from ocak.core.events import Delta, Finished, FinishReason, Started, TokenLogprob
 from ocak.engine.engine import Admitted, Broken, Engine, Output, Sampled
 from ocak.engine.sequence import Sequence
+from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import Events, Failed, RequestEvent
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
@@ -34,6 +35,7 @@ class Answer:
     sequence: Sequence
     text: AnswerText
     echo: str = ""  # text that goes before the answer
+    logprobs: HeldLogprobs | None = None  # if asked for
     num_unsent: int = field(default=0, init=False)  # tokens whose text has not gone out yet
 
 
@@ -129,24 +131,37 @@ class EngineLoop:
             case Broken(_, message):
                 del self._answers[answer.sequence.id]
                 return [Failed(to_wire(GenerationFailed(message)))]
-            case Sampled(_, token, reason):
-                return self._tell_token(answer, token, reason)
+            case Sampled():
+                return self._tell_token(answer, output)
 
-    def _tell_token(self, answer: Answer, token: int, reason: FinishReason | None) -> list[RequestEvent]:
+    def _tell_token(self, answer: Answer, sampled: Sampled) -> list[RequestEvent]:
         answer.num_unsent += 1
-        is_end = token in answer.sequence.end_tokens
-        text = "" if is_end else answer.text.push(self._piece(token))
-        if answer.text.is_stopped:
-            self._engine.finish(answer.sequence)
-            reason = "stop"
-        elif reason is not None:
-            text += answer.text.finish()
-            reason = "stop" if answer.text.is_stopped else reason
+        text, reason = self._read(answer, sampled)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if answer.logprobs is not None:
+            is_end = reason is not None and not answer.text.is_stopped
+            logprobs = answer.logprobs.release(len(text), is_end=is_end)
         events: list[RequestEvent] = []
-        if text:
-            events.append(Delta(text, answer.num_unsent))
+        if text or logprobs:
+            events.append(Delta(text, answer.num_unsent, logprobs))
             answer.num_unsent = 0
         if reason is not None:
             del self._answers[answer.sequence.id]
             events.append(Finished(reason, answer.sequence.usage))
         return events
+
+    def _read(self, answer: Answer, sampled: Sampled) -> tuple[str, FinishReason | None]:
+        """Return the text that is safe by now, and why the answer is at its end, if it is."""
+        text = "" if sampled.token in answer.sequence.end_tokens else self._push(answer, sampled)
+        if answer.text.is_stopped:
+            self._engine.finish(answer.sequence)
+            return text, "stop"
+        if sampled.reason is None:
+            return text, None
+        text += answer.text.finish()
+        return text, "stop" if answer.text.is_stopped else sampled.reason
+
+    def _push(self, answer: Answer, sampled: Sampled) -> str:
+        if answer.logprobs is not None and sampled.logprobs is not None:
+            answer.logprobs.push(sampled.token, sampled.logprobs, answer.text.num_held)
+        return answer.text.push(self._piece(sampled.token))

@@ -29,6 +29,7 @@ from ocak.engine.sequence import Sequence
 from ocak.worker.channel import Channel, ChannelClosed
 from ocak.worker.engine_loop import Answer, EngineLoop
 from ocak.worker.loading import LoadedModel, load
+from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import (
     Cancel,
     Detokenize,
@@ -188,9 +189,12 @@ class Worker:
             tenant=request.tenant,
             priority=request.priority,
             root=(request.tenant, request.cache_salt),
+            num_logprobs=request.logprobs,
         )
         echo = vocabulary.text(tokens) if request.echo else ""
-        return Answer(sequence, AnswerText(request.stopping.stop), echo)
+        has_logprobs = request.logprobs is not None
+        logprobs = HeldLogprobs(vocabulary.piece, vocabulary.special_text) if has_logprobs else None
+        return Answer(sequence, AnswerText(request.stopping.stop), echo, logprobs)
 
     async def _beat(self) -> None:
         process = psutil.Process()

@@ -19,6 +19,11 @@ class AnswerText:
         self._held = ""  # decoded, but perhaps the beginning of a stop string
         self.is_stopped = False
 
+    @property
+    def num_held(self) -> int:
+        """Characters that are whole but not safe yet."""
+        return len(self._held)
+
     def push(self, piece: bytes) -> str:
         """Take a token's bytes; return the text that is safe by now. `is_stopped` tells of a stop string."""
         text = self._decoder.decode(piece)
