@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 
 from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, lenders, tiled
+from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.runner import Chunk, NoRoom
 from ocak.llama.context import LlamaContext, Output
-from ocak.llama.sampler import LlamaSampler
+from ocak.llama.sampler import LlamaSampler, SamplerFactory
 from ocak.llama.threads import ThreadCount
 from ocak.llama.vocabulary import Vocabulary
 
@@ -23,15 +23,15 @@ class LlamaRunner:
 
     def __init__(self, context: LlamaContext, vocabulary: Vocabulary) -> None:
         self._context = context
-        self._vocabulary = vocabulary
+        self.samplers = SamplerFactory(vocabulary)
         self._lengths = dict.fromkeys(range(context.num_slots), 0)  # cells of each slot
         self._saved: dict[int, NDArray[np.uint8]] = {}
         self._times = RowTimes()
         self._threads = ThreadCount(context.threads)
         self.decode_s = 0.0
 
-    def new_sampler(self, sampling: Sampling, prompt: Sequence[int]) -> LlamaSampler:
-        return LlamaSampler(sampling, self._vocabulary, prompt)
+    def new_sampler(self, sampling: Sampling, prompt: Sequence[int], rules: TokenRules = NO_RULES) -> LlamaSampler:
+        return self.samplers.new(sampling, prompt, rules)
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         self._adapt()
@@ -111,8 +111,6 @@ class LlamaRunner:
             return []
         logits = self._context.logits()
         return [
-            int(logits[output.index].argmax())
-            if sampler.chain is None
-            else int(c.llama_sampler_sample(sampler.chain, self._context.pointer, output.row))
+            sampler.pick(self._context.pointer, output.row, logits[output.index])
             for sampler, output in zip(samplers, outputs, strict=True)
         ]
