@@ -209,27 +209,40 @@ def test_dry_breakers_end_a_repetition(model: LlamaModel, logits: Logits) -> Non
     assert applied(stages.of(broken, is_masked=False), logits, PROMPT)[0] == plain
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"typical_p": 0.5}, {"mirostat": 1}, {"top_n_sigma": 0.3, "typical_p": 0.5}, {"xtc_probability": 1.0}],
-)
-def test_tokens_without_a_chance_spoil_no_sampler(
-    model: LlamaModel, logits: Logits, fields: dict[str, object]
+ZEROS: dict[str, tuple[dict[str, object], int, Stages]] = {
+    "typical": ({"typical_p": 0.5}, 5, lambda _: [c.llama_sampler_init_typical(0.5, 1)]),
+    "typical behind top-n-sigma": (
+        {"top_n_sigma": 1.5, "typical_p": 0.5},
+        4,
+        lambda _: [c.llama_sampler_init_typical(0.5, 1)],
+    ),
+    "mirostat 1": (
+        {"mirostat": 1, "mirostat_tau": 1.5},
+        5,
+        lambda m: [c.llama_sampler_init_mirostat(m.vocabulary.size, SEED, 1.5, 0.1, 100)],
+    ),
+    "dynamic temperature": (
+        {"dynatemp_range": 0.5},
+        5,
+        lambda _: [c.llama_sampler_init_temp_ext(1.0, 0.5, 1.0)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "num_left", "by_hand"), ZEROS.values(), ids=ZEROS)
+def test_tokens_without_a_chance_count_for_nothing(
+    model: LlamaModel, logits: Logits, fields: dict[str, object], num_left: int, by_hand: Stages
 ) -> None:
     """llama.cpp's logarithms of zero are NaN; here the candidates without a chance are gone before."""
-    possible = [20, 21, 22, 23]
+    possible = np.array([3.0, 2.5, 2.4, 2.3, -3.0], np.float32)
     masked = np.full_like(logits, -np.inf)
-    masked[possible] = [3.0, 2.0, 1.0, 0.0]
-    sampling = msgspec.structs.replace(OFF, **fields)
-    stages = SamplerStages(model.vocabulary)
-    tokens = {
-        applied(stages.of(msgspec.structs.replace(sampling, seed=s), is_masked=True), masked)[1] for s in range(30)
-    }
-    alone = {
-        applied(stages.of(msgspec.structs.replace(sampling, seed=s), is_masked=False), masked[possible])[1] + 20
-        for s in range(30)
-    }
-    assert tokens == alone <= set(possible)
+    masked[20:25] = possible
+    stages = SamplerStages(model.vocabulary).of(msgspec.structs.replace(OFF, **fields), is_masked=True)
+    ours, token = applied(stages, masked)
+    last = [] if "mirostat" in fields else [c.llama_sampler_init_dist(SEED)]
+    theirs, their_token = applied([*by_hand(model), *last], possible[:num_left])
+    assert ours == [(20 + index, logit) for index, logit in theirs]
+    assert token == 20 + their_token
 
 
 @pytest.mark.parametrize(
@@ -261,3 +274,18 @@ def test_no_seed_is_random_to_llama_cpp(model: LlamaModel, logits: Logits) -> No
     stages = SamplerStages(model.vocabulary)
     first, again = (drawn(stages.of(largest, is_masked=False), logits, 30) for _ in range(2))
     assert first == again
+
+
+def test_breakers_are_read_once_and_samplers_forget_each_other(
+    model: LlamaModel, logits: Logits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+    init = c.llama_sampler_init_dry
+    monkeypatch.setattr(c, "llama_sampler_init_dry", lambda *given: (read.append(given), init(*given))[1])
+    stages = SamplerStages(model.vocabulary)
+    sampling = msgspec.structs.replace(OFF, dry_multiplier=2.0)
+    stages.prepare(sampling)
+    assert len(read) == 1
+    repeated, fresh = (applied(stages.of(sampling, is_masked=False), logits, p)[0] for p in (PROMPT, []))
+    assert len(read) == 1
+    assert repeated != fresh == applied(stages.of(OFF, is_masked=False), logits)[0]

@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from ocak.core.request import SAMPLERS
+
 Int = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 
 NUMBERS = (
@@ -51,7 +53,9 @@ class SamplersBody(msgspec.Struct, frozen=True, kw_only=True):
     mirostat_eta: float | None = None
     adaptive_target: Annotated[float, Meta(description="Negative: off.")] | None = None
     adaptive_decay: float | None = None
-    samplers: Annotated[list[str], Meta(description="Which are applied, in order.")] | None = None
+    samplers: (
+        Annotated[list[str], Meta(description=f"Which are applied, in order: {', '.join(SAMPLERS)}.")] | None
+    ) = None
     repeat_last_n: Annotated[Int, Meta(description="Tokens that the penalties look back on.")] | None = None
     allowed_token_ids: list[Int] | None = None
     bad_words: list[str] | None = None

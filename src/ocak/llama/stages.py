@@ -36,7 +36,7 @@ class SamplerStages:
             "min_p": _min_p,
             "xtc": _xtc,
             "temperature": _temperature,
-            "adaptive_p": lambda _sampling: [],  # it draws, so `_draw` makes it
+            "adaptive_p": lambda _sampling: [],  # it draws, so `_last` makes it
         }
 
     def prepare(self, sampling: Sampling) -> None:

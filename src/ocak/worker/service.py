@@ -203,9 +203,10 @@ class Worker:
 
 
 def _is_quick(request: GenerateRequest) -> bool:
-    """Whether preparing it holds nobody up: no text to tokenise, no breakers to look for."""
+    """Whether preparing it holds nobody up: no text to tokenise, no breakers to look for, no long lists."""
     is_short = isinstance(request.prompt, TokenPrompt) and len(request.prompt.tokens) <= QUICK_TOKENS
-    return is_short and not request.sampling.has_dry and not request.sampling.bad_words
+    sampling = request.sampling
+    return is_short and not (sampling.has_dry or sampling.bad_words or sampling.allowed_token_ids)
 
 
 def _check_length(num_tokens: int, context: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 class AnswerText:
-    """The text of one answer as it grows."""
+    """The text of one answer as it grows; stop strings begin behind its first `min_tokens` tokens."""
 
     def __init__(self, stop: Sequence[str] = (), min_tokens: int = 0) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
