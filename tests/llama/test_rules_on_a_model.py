@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llama_cpp import llama_cpp as c
 
-from ocak.core.request import Sampling
+from ocak.core.limits import SAMPLING_RANGES, check_sampling
+from ocak.core.request import SAMPLERS, Sampling
 from ocak.engine.engine import Engine
 from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.runner import Chunk
@@ -172,3 +175,32 @@ def test_the_logits_stay_the_models_own(model: LlamaModel, sampling: Sampling) -
     context.close()
     assert seen[1][0] == 3 != seen[0][0]
     assert np.array_equal(seen[0][1], seen[1][1])
+
+
+def numbers(name: str) -> st.SearchStrategy[float]:
+    """Values of a field's whole range, its ends and its default among them."""
+    allowed, default = SAMPLING_RANGES[name], getattr(Sampling(), name)
+    ends = st.sampled_from([default, type(default)(allowed.low), type(default)(allowed.high)])
+    if isinstance(default, int):
+        return ends | st.integers(int(allowed.low), int(allowed.high))
+    return ends | st.floats(allowed.low, allowed.high)
+
+
+samplings = st.builds(
+    Sampling,
+    seed=st.integers(0, 2**32 - 1),
+    samplers=st.permutations(SAMPLERS).map(tuple),
+    logit_bias=st.dictionaries(st.integers(0, 250), st.floats(-100, 100), max_size=3),
+    **{name: numbers(name) for name in SAMPLING_RANGES},
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(samplings, st.none() | st.frozensets(st.integers(0, 250), min_size=1, max_size=3))
+def test_whatever_the_settings_a_token_comes_that_the_rules_allow(
+    model: LlamaModel, sampling: Sampling, allowed: frozenset[int] | None
+) -> None:
+    check_sampling(sampling)
+    held = answer(model, sampling, TokenRules(allowed=allowed), 6)
+    assert len(held) == 6
+    assert set(held) <= (allowed or set(range(model.vocabulary.size)))
