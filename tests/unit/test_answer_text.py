@@ -53,3 +53,9 @@ def test_what_could_be_a_stop_string_is_held_back_only_until_it_is_not() -> None
     assert answer.push(b"the E") == "the "
     assert answer.push(b"N") == ""
     assert answer.push(b"T") == "ENT"
+
+
+def test_a_stop_string_counts_for_nothing_in_the_first_tokens() -> None:
+    answer = AnswerText(["b"], min_tokens=2)
+    assert [answer.push(piece) for piece in (b"ab", b"b")] == ["ab", "b"] and not answer.is_stopped
+    assert answer.push(b"ab") == "a" and answer.is_stopped

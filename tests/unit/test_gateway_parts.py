@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ocak.api.samplers_wire import NUMBERS
 from ocak.core import errors
 from ocak.core.errors import InvalidRequest, Overloaded, Unauthorized, from_wire, to_wire
 from ocak.core.limits import check_sampling, check_stopping, check_text
@@ -86,6 +87,25 @@ def test_a_ring_keeps_no_key_in_clear() -> None:
         ("logit_bias", {-1: 1.0}),
         ("logit_bias", {1: 1e9}),
         ("logit_bias", dict.fromkeys(range(2000), 1.0)),
+        *((name, value) for name in NUMBERS for value in (math.nan, math.inf, -math.inf, -1.5, 1e30)),
+        ("mirostat", 3),
+        ("dry_base", 0.99),
+        ("adaptive_decay", 1.0),
+        ("dry_penalty_last_n", 2**31),
+        ("samplers", ("top_k", "infill")),
+        ("samplers", ("top_k",) * 17),
+        ("dry_sequence_breakers", ("",)),
+        ("dry_sequence_breakers", ("a\0b",)),
+        ("dry_sequence_breakers", ("x" * 41,)),
+        ("dry_sequence_breakers", ("x",) * 17),
+        ("bad_words", ("",)),
+        ("bad_words", ("a\ud800",)),
+        ("bad_words", ("x" * 257,)),
+        ("bad_words", ("x",) * 129),
+        ("allowed_token_ids", ()),
+        ("allowed_token_ids", (-1,)),
+        ("allowed_token_ids", (2**31,)),
+        ("allowed_token_ids", (1,) * 16385),
     ],
 )
 def test_a_number_out_of_range_is_refused_by_name(field: str, value: object) -> None:
@@ -96,7 +116,18 @@ def test_a_number_out_of_range_is_refused_by_name(field: str, value: object) -> 
 
 @pytest.mark.parametrize(
     "stopping",
-    [Stopping(max_tokens=0), Stopping(stop=("",)), Stopping(stop=("x",) * 17), Stopping(stop=("x" * 2000,))],
+    [
+        Stopping(max_tokens=0),
+        Stopping(stop=("",)),
+        Stopping(stop=("x",) * 17),
+        Stopping(stop=("x" * 2000,)),
+        Stopping(min_tokens=-1),
+        Stopping(min_tokens=2**31),
+        Stopping(min_tokens=9, max_tokens=8),
+        Stopping(stop_token_ids=(-1,)),
+        Stopping(stop_token_ids=(2**31,)),
+        Stopping(stop_token_ids=(1,) * 1025),
+    ],
 )
 def test_stopping_out_of_range_is_refused(stopping: Stopping) -> None:
     with pytest.raises(InvalidRequest):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from ocak.api.json_body import decode
 from ocak.api.openai_requests import Origin, chat_requests, completion_requests
 from ocak.api.openai_wire import ChatBody, CompletionBody
+from ocak.api.samplers_wire import LISTS, NUMBERS
 from ocak.api.unsupported import HARMLESS, REFUSED, check_others, ignored_header
 from ocak.core.errors import InvalidRequest
-from ocak.core.limits import check_sampling, check_stopping
+from ocak.core.limits import SAMPLING_RANGES, check_sampling, check_stopping
 from ocak.core.request import GenerateRequest, Sampling, TextPrompt, TokenPrompt
 
 ORIGIN = Origin("id", "model", "tenant")
@@ -105,6 +106,37 @@ def test_a_zero_is_not_silence():
     body = {"prompt": "x", "temperature": 0, "top_k": 0, "top_p": 0, "min_p": 0, "seed": 0}
     sampling = completions(body)[0].sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed) == (0, 0, 0, 0, 0)
+
+
+def test_samplers_and_token_rules_arrive_as_sent():
+    body = {
+        "typical_p": 0.5,
+        "mirostat": 2,
+        "samplers": ["Top-K", "typical_p", "temp", "xtc"],
+        "repeat_last_n": 9,
+        "dry_sequence_breakers": [],
+        "allowed_token_ids": [1, 2],
+        "bad_words": ["no"],
+        "min_tokens": 3,
+        "stop_token_ids": [4],
+    }
+    (request,) = completions({"prompt": "x"} | body)
+    assert request.sampling == Sampling(
+        typical_p=0.5,
+        mirostat=2,
+        samplers=("top_k", "typ_p", "temperature", "xtc"),
+        penalty_window=9,
+        dry_sequence_breakers=(),
+        allowed_token_ids=(1, 2),
+        bad_words=("no",),
+    )
+    assert (request.stopping.min_tokens, request.stopping.stop_token_ids) == (3, (4,))
+
+
+def test_every_sampler_has_a_field_and_a_range():
+    assert set(NUMBERS) <= set(SAMPLING_RANGES)
+    assert {"penalty_window", *NUMBERS, *LISTS, "samplers"} <= set(Sampling.__struct_fields__)
+    assert not {"min_tokens", "stop_token_ids", "typical_p"} & set(REFUSED)
 
 
 def test_seeds_wrap_around():

@@ -15,6 +15,7 @@ from ocak.api.errors import UnsupportedParameter
 from ocak.api.json_body import decode_field
 from ocak.api.openai_logprobs import chat_count, completion_count
 from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody, MessageBody, TextPart
+from ocak.api.samplers_wire import sampler_fields, stopping_fields
 from ocak.core.errors import InvalidRequest
 from ocak.core.limits import INT32_MAX, MAX_STOP_STRINGS, UINT32_MAX, check_text
 from ocak.core.request import (
@@ -114,14 +115,15 @@ def _sampling(body: CommonBody) -> Sampling:
     penalty = body.repeat_penalty if body.repetition_penalty is None else body.repetition_penalty
     if penalty is not None:
         given["repetition_penalty"] = penalty
-    return Sampling(**given)
+    return Sampling(**given, **sampler_fields(body))  # type: ignore[arg-type]
 
 
 def _stopping(body: CommonBody, max_tokens: int | None) -> Stopping:
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     for text in stop[:MAX_STOP_STRINGS]:  # the gateway refuses more
         check_text(text, "stop")
-    return Stopping(max_tokens=max_tokens, stop=stop, ignore_eos=bool(body.ignore_eos))
+    more = stopping_fields(body)
+    return Stopping(max_tokens=max_tokens, stop=stop, ignore_eos=bool(body.ignore_eos), **more)  # type: ignore[arg-type]
 
 
 def _message(body: MessageBody, index: int) -> Message:

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-Int = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+from ocak.api.samplers_wire import Int, SamplersBody
+
 ModelName = Annotated[str, Meta(description="A model's key or one of its names.", max_length=256)]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -33,7 +34,7 @@ class MessageBody(msgspec.Struct, frozen=True):
     function_call: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
-class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
+class CommonBody(SamplersBody, frozen=True, kw_only=True):
     """What chats and completions share."""
 
     model: ModelName | None = None

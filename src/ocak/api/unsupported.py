@@ -32,9 +32,6 @@ REFUSED: dict[str, tuple[object, ...]] = {
     "audio": (),
     "prediction": (),
     "web_search_options": (),
-    "min_tokens": (0,),
-    "stop_token_ids": (),
-    "typical_p": (1,),
     "use_beam_search": (),
 }
 CONFIGURED = frozenset(("chat_template", "chat_template_kwargs", "documents"))

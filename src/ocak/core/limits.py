@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ocak.core.errors import InvalidRequest
-from ocak.core.request import Sampling, Stopping
+from ocak.core.request import SAMPLERS, Sampling, Stopping
 
 INT32_MAX = 2**31 - 1
 UINT32_MAX = 2**32 - 1
@@ -33,13 +34,36 @@ SAMPLING_RANGES = {
     "presence_penalty": Range(-2, 2),
     "frequency_penalty": Range(-2, 2),
     "penalty_window": Range(0, 65536),
+    "typical_p": Range(0, 1),
+    "top_n_sigma": Range(-1, 100),
+    "xtc_probability": Range(0, 1),
+    "xtc_threshold": Range(0, 1),
+    "dry_multiplier": Range(0, 100),
+    "dry_base": Range(1, 100),
+    "dry_allowed_length": Range(0, 65536),
+    "dry_penalty_last_n": Range(0, 65536),
+    "dynatemp_range": Range(0, 100),
+    "dynatemp_exponent": Range(0, 10),
+    "mirostat": Range(0, 2),
+    "mirostat_tau": Range(0, 20),
+    "mirostat_eta": Range(0, 1),
+    "adaptive_target": Range(-1, 1),
+    "adaptive_decay": Range(0, 0.99),
 }
 PRIORITY_RANGE = Range(-1000, 1000)
 LOGIT_BIAS_RANGE = Range(-100, 100)
 LOGPROBS_RANGE = Range(0, 20)
+TOKEN_RANGE = Range(0, INT32_MAX)
 MAX_LOGIT_BIASES = 1024
 MAX_STOP_STRINGS = 16
 MAX_STOP_BYTES = 1024
+MAX_STOP_TOKENS = 1024
+MAX_ALLOWED_TOKENS = 16384
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_BYTES = 256
+MAX_SAMPLERS = 16
+MAX_BREAKERS = 16
+MAX_BREAKER_BYTES = 40  # llama.cpp cuts longer ones
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -49,19 +73,26 @@ def check_sampling(sampling: Sampling) -> None:
     if sampling.seed is not None:
         Range(0, UINT32_MAX).check("seed", sampling.seed)
     _check_logit_bias(sampling.logit_bias)
+    _check_samplers(sampling.samplers)
+    _check_breakers(sampling.dry_sequence_breakers)
+    _check_texts("bad_words", sampling.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)
+    if sampling.allowed_token_ids is not None:
+        _check_allowed(sampling.allowed_token_ids)
 
 
 def check_stopping(stopping: Stopping) -> None:
     """Raise `InvalidRequest` naming the first field that is out of its range."""
     if stopping.max_tokens is not None:
         Range(1, INT32_MAX).check("max_tokens", stopping.max_tokens)
-    if len(stopping.stop) > MAX_STOP_STRINGS:
+    Range(0, INT32_MAX).check("min_tokens", stopping.min_tokens)
+    if stopping.max_tokens is not None and stopping.min_tokens > stopping.max_tokens:
         raise InvalidRequest(
-            f"stop holds {len(stopping.stop)} strings; at most {MAX_STOP_STRINGS} are allowed", param="stop"
+            f"min_tokens {stopping.min_tokens} is more than max_tokens {stopping.max_tokens}; "
+            "send max_tokens of at least that",
+            param="min_tokens",
         )
-    for text in stopping.stop:
-        if not 1 <= len(text.encode()) <= MAX_STOP_BYTES:
-            raise InvalidRequest(f"each stop string must have 1 to {MAX_STOP_BYTES} bytes", param="stop")
+    _check_tokens("stop_token_ids", stopping.stop_token_ids, MAX_STOP_TOKENS)
+    _check_texts("stop", stopping.stop, MAX_STOP_STRINGS, MAX_STOP_BYTES)
 
 
 def check_text(text: str, param: str) -> None:
@@ -77,10 +108,51 @@ def check_text(text: str, param: str) -> None:
 
 
 def _check_logit_bias(bias: dict[int, float]) -> None:
-    if len(bias) > MAX_LOGIT_BIASES:
-        raise InvalidRequest(
-            f"logit_bias holds {len(bias)} tokens; at most {MAX_LOGIT_BIASES} are allowed", param="logit_bias"
-        )
-    for token, value in bias.items():
-        Range(0, INT32_MAX).check("logit_bias", token)
+    _check_tokens("logit_bias", tuple(bias), MAX_LOGIT_BIASES)
+    for value in bias.values():
         LOGIT_BIAS_RANGE.check("logit_bias", value)
+
+
+def _check_samplers(names: Sequence[str]) -> None:
+    _check_count("samplers", names, MAX_SAMPLERS)
+    for name in names:
+        if name not in SAMPLERS:
+            raise InvalidRequest(
+                f"samplers names {name[:MAX_SHOWN]!r}; there are {', '.join(SAMPLERS)}", param="samplers"
+            )
+
+
+def _check_breakers(breakers: Sequence[str]) -> None:
+    name = "dry_sequence_breakers"
+    _check_texts(name, breakers, MAX_BREAKERS, MAX_BREAKER_BYTES)
+    if any("\0" in text for text in breakers):
+        raise InvalidRequest(
+            f"{name} holds a NUL byte, where llama.cpp would end the text; leave it out", param=name
+        )
+
+
+def _check_allowed(tokens: Sequence[int]) -> None:
+    if not tokens:
+        raise InvalidRequest(
+            "allowed_token_ids is empty; name a token, or leave it out to allow all", param="allowed_token_ids"
+        )
+    _check_tokens("allowed_token_ids", tokens, MAX_ALLOWED_TOKENS)
+
+
+def _check_tokens(name: str, tokens: Sequence[int], most: int) -> None:
+    _check_count(name, tokens, most)
+    for token in tokens:
+        TOKEN_RANGE.check(name, token)
+
+
+def _check_texts(name: str, texts: Sequence[str], most: int, most_bytes: int) -> None:
+    _check_count(name, texts, most)
+    for text in texts:
+        check_text(text, name)
+        if not 1 <= len(text.encode()) <= most_bytes:
+            raise InvalidRequest(f"each text in {name} must have 1 to {most_bytes} bytes", param=name)
+
+
+def _check_count(name: str, values: Sequence[object], most: int) -> None:
+    if len(values) > most:
+        raise InvalidRequest(f"{name} holds {len(values)} entries; at most {most} are allowed", param=name)

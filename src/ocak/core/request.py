@@ -7,8 +7,29 @@ import msgspec
 DEFAULT_TENANT = "public"
 
 
+COLDEST = 1e-5  # a temperature below it is greedy: what llama.cpp would divide by it overflows
+
+# llama.cpp's names and its order. What samplers are off at their defaults cost nothing by being named.
+SAMPLERS = (
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+    "temperature",
+    "adaptive_p",
+)
+
+
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How the next token is picked; the defaults are llama.cpp's. `temperature` 0 is greedy."""
+    """How the next token is picked; the defaults are llama.cpp's. `temperature` 0 is greedy.
+
+    `mirostat` takes the place of every sampler but the temperature, as in llama.cpp. Wherever `samplers` names
+    `adaptive_p`, it comes last, for it draws the token.
+    """
 
     temperature: float = 1.0
     top_k: int = 40  # 0: off
@@ -20,14 +41,43 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     penalty_window: int = 64  # the last tokens that the penalties look at
     seed: int | None = None  # None: drawn by the worker
     logit_bias: dict[int, float] = {}
+    typical_p: float = 1.0  # 1: off
+    top_n_sigma: float = -1.0  # 0 and less: off
+    xtc_probability: float = 0.0  # 0: off
+    xtc_threshold: float = 0.1  # above 0.5: off
+    dry_multiplier: float = 0.0  # 0: off
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2  # tokens of a repetition that go without a penalty
+    dry_penalty_last_n: int = 64  # the last tokens in which repetitions are looked for
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    dynatemp_range: float = 0.0  # 0: off, else the temperature moves that far up and down with the entropy
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0  # 0: off, 1 or 2: the version
+    mirostat_tau: float = 5.0  # target surprise in bits
+    mirostat_eta: float = 0.1  # learning rate
+    adaptive_target: float = -1.0  # probability that the tokens shall have; negative: off
+    adaptive_decay: float = 0.9
+    samplers: tuple[str, ...] = SAMPLERS  # which ones are applied, in order; a name that is left out is off
+    allowed_token_ids: tuple[int, ...] | None = None  # None: all
+    bad_words: tuple[str, ...] = ()  # the answer holds none of them
 
     @property
     def is_greedy(self) -> bool:
-        return self.temperature == 0.0
+        return self.temperature < COLDEST and (self.dynatemp_range == 0.0 or self.mirostat != 0)
 
     @property
     def has_penalties(self) -> bool:
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def has_dry(self) -> bool:
+        return self.dry_multiplier != 0.0 and self.dry_penalty_last_n > 0 and "dry" in self.samplers
+
+    @property
+    def looks_back(self) -> int:
+        """How many of the latest tokens the samplers must know."""
+        window = self.penalty_window if self.has_penalties else 0
+        return max(window, self.dry_penalty_last_n if self.has_dry else 0)
 
 
 class Stopping(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +86,8 @@ class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None  # None: up to the end of the context
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_tokens: int = 0  # no end before: no end token, no stop token, no stop string
+    stop_token_ids: tuple[int, ...] = ()
 
 
 class Message(msgspec.Struct, frozen=True):

@@ -154,7 +154,7 @@ class Engine:
         if end < len(sequence.tokens):
             return Chunk(sequence.slot, start, sequence.tokens[start:end], None)
         if sequence.sampler is None:
-            sequence.sampler = self._runner.new_sampler(sequence.sampling, sequence.tokens)
+            sequence.sampler = self._runner.new_sampler(sequence.sampling, sequence.tokens, sequence.rules)
         return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler)
 
     def _apply(self, batch: Batch, tokens: list[int]) -> list[Output]:

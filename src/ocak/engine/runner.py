@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ocak.core.request import Sampling
+from ocak.engine.rules import NO_RULES, TokenRules
 
 
 class Sampler(Protocol):
@@ -54,7 +55,9 @@ class Runner(Protocol):
         """Seconds spent inside the model's forward passes so far."""
         ...
 
-    def new_sampler(self, sampling: Sampling, prompt: Rows[int]) -> Sampler: ...
+    def new_sampler(self, sampling: Sampling, prompt: Rows[int], rules: TokenRules = NO_RULES) -> Sampler:
+        """Return what picks the tokens that follow the prompt."""
+        ...
 
     def run(self, chunks: Rows[Chunk]) -> list[int]:
         """Compute every chunk; return one token for each that has a sampler, in order. Raises `RunFailed`."""
@@ -125,7 +128,7 @@ class FakeRunner:
     decode_s: float = 0.0
     num_aborts: int = 0
 
-    def new_sampler(self, sampling: Sampling, prompt: Rows[int]) -> FakeSampler:
+    def new_sampler(self, sampling: Sampling, prompt: Rows[int], rules: TokenRules = NO_RULES) -> FakeSampler:
         self.samplers.append(FakeSampler(sampling))
         return self.samplers[-1]
 

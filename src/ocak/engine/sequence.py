@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from ocak.core.events import FinishReason, Usage
 from ocak.core.request import Sampling
+from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.runner import Sampler
 
 
@@ -38,6 +39,7 @@ class Sequence:
     priority: int = 0  # lower ones go first, among the tenant's own
     root: Hashable = None  # prefixes are shared under the same root alone
     num_logprobs: int | None = None  # of the likeliest to tell beside each token's own; None: nothing at all
+    rules: TokenRules = NO_RULES
     num_prompt: int = field(init=False)
     num_computed: int = 0
     num_cached: int = 0  # of the prompt, found computed already

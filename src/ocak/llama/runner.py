@@ -6,15 +6,15 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 
 from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tiled
+from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.runner import Chunk, Logprobs, NoRoom
 from ocak.llama.context import LlamaContext, Output
 from ocak.llama.logprobs import logprobs
-from ocak.llama.sampler import LlamaSampler
+from ocak.llama.sampler import LlamaSampler, SamplerFactory
 from ocak.llama.threads import ThreadCount
 from ocak.llama.vocabulary import Vocabulary
 
@@ -24,7 +24,7 @@ class LlamaRunner:
 
     def __init__(self, context: LlamaContext, vocabulary: Vocabulary) -> None:
         self._context = context
-        self._vocabulary = vocabulary
+        self.samplers = SamplerFactory(vocabulary)
         self._lengths = dict.fromkeys(range(context.num_slots), 0)  # cells of each slot
         self._saved: dict[int, NDArray[np.uint8]] = {}
         self._times = RowTimes()
@@ -32,8 +32,8 @@ class LlamaRunner:
         self._outputs: list[Output] = []  # where the last run's logits are
         self.decode_s = 0.0
 
-    def new_sampler(self, sampling: Sampling, prompt: Sequence[int]) -> LlamaSampler:
-        return LlamaSampler(sampling, self._vocabulary, prompt)
+    def new_sampler(self, sampling: Sampling, prompt: Sequence[int], rules: TokenRules = NO_RULES) -> LlamaSampler:
+        return self.samplers.new(sampling, prompt, rules)
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         self._adapt()
@@ -132,8 +132,6 @@ class LlamaRunner:
             return []
         logits = self._context.logits()
         return [
-            int(logits[output.index].argmax())
-            if sampler.chain is None
-            else int(c.llama_sampler_sample(sampler.chain, self._context.pointer, output.row))
+            sampler.pick(self._context.pointer, output.row, logits[output.index])
             for sampler, output in zip(samplers, outputs, strict=True)
         ]

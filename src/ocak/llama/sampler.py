@@ -1,73 +1,82 @@
-"""Logits to a token, by llama.cpp's own samplers. A sequence keeps one chain: its random state and its penalties.
+"""Logits to a token, by llama.cpp's own samplers. A sequence keeps one chain: its random state and its history.
 
 A plain greedy sequence needs no chain: its token is the largest logit, the first of equals, as llama.cpp's.
+What the rules forbid has no logit left when the samplers see it, and has it again when they are done.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 
+import numpy as np
 from llama_cpp import llama_cpp as c
+from numpy.typing import NDArray
 
 from ocak.core.request import Sampling
+from ocak.engine.rules import NO_RULES, TokenRules
+from ocak.llama.stages import SamplerStages
+from ocak.llama.token_mask import TokenMask
 from ocak.llama.vocabulary import Vocabulary
-
-MIN_KEEP = 1
 
 
 class LlamaSampler:
     """`chain` is None for plain greedy."""
 
-    def __init__(self, sampling: Sampling, vocabulary: Vocabulary, prompt: Sequence[int]) -> None:
-        is_plain = sampling.is_greedy and not sampling.has_penalties and not sampling.logit_bias
-        self.chain = None if is_plain else _build(sampling, vocabulary)
-        if self.chain is not None and sampling.has_penalties:
-            for token in prompt[-sampling.penalty_window or len(prompt) :]:
+    def __init__(self, stages: list[object], mask: TokenMask | None) -> None:
+        self.chain = _chain(stages) if stages else None
+        self._mask = mask
+
+    def read(self, tokens: Sequence[int]) -> None:
+        """Take tokens that came before the answer, for the samplers that look back."""
+        if self.chain is not None:
+            for token in tokens:
                 c.llama_sampler_accept(self.chain, token)
+
+    def pick(self, context: object, row: int, logits: NDArray[np.float32]) -> int:
+        """Return the next token, by the logits of the context's output `row`, of which `logits` is the view."""
+        if self._mask is None:
+            return self._pick(context, row, logits)
+        forbidden = self._mask.forbidden()
+        unmasked = logits[forbidden]
+        logits[forbidden] = -np.inf
+        token = self._pick(context, row, logits)
+        logits[forbidden] = unmasked
+        self._mask.accept(token)
+        return token
 
     def close(self) -> None:
         if self.chain is not None:
             c.llama_sampler_free(self.chain)
             self.chain = None
 
+    def _pick(self, context: object, row: int, logits: NDArray[np.float32]) -> int:
+        if self.chain is None:
+            return int(logits.argmax())
+        return int(c.llama_sampler_sample(self.chain, context, row))
 
-def _build(sampling: Sampling, vocabulary: Vocabulary) -> object:
+
+class SamplerFactory:
+    """Makes the samplers of a model's sequences."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._num_vocab = vocabulary.size
+        self._stages = SamplerStages(vocabulary)
+
+    def prepare(self, sampling: Sampling) -> None:
+        """Do what is slow about `new`; from any thread."""
+        self._stages.prepare(sampling)
+
+    def new(self, sampling: Sampling, prompt: Sequence[int], rules: TokenRules = NO_RULES) -> LlamaSampler:
+        """Return a sampler that knows the prompt."""
+        mask = None if rules.is_void else TokenMask(rules, self._num_vocab)
+        sampler = LlamaSampler(self._stages.of(sampling, is_masked=mask is not None), mask)
+        if sampling.looks_back:
+            sampler.read(prompt[-sampling.looks_back :])
+        return sampler
+
+
+def _chain(stages: list[object]) -> object:
     chain = c.llama_sampler_chain_init(c.llama_sampler_chain_default_params())
-    for sampler in _stages(sampling, vocabulary):
-        c.llama_sampler_chain_add(chain, sampler)
+    for stage in stages:
+        c.llama_sampler_chain_add(chain, stage)
     return chain
-
-
-def _stages(sampling: Sampling, vocabulary: Vocabulary) -> list[object]:
-    """In llama.cpp's order: bias, penalties, top-k, top-p, min-p, temperature, draw."""
-    stages: list[object] = []
-    if sampling.logit_bias:
-        stages.append(_logit_bias(sampling.logit_bias, vocabulary.size))
-    if sampling.has_penalties and sampling.penalty_window:
-        stages.append(
-            c.llama_sampler_init_penalties(
-                vocabulary.size,
-                sampling.penalty_window,
-                sampling.repetition_penalty,
-                sampling.frequency_penalty,
-                sampling.presence_penalty,
-            )
-        )
-    if sampling.is_greedy:
-        return [*stages, c.llama_sampler_init_greedy()]
-    if sampling.top_k:
-        stages.append(c.llama_sampler_init_top_k(sampling.top_k))
-    if sampling.top_p < 1:
-        stages.append(c.llama_sampler_init_top_p(sampling.top_p, MIN_KEEP))
-    if sampling.min_p > 0:
-        stages.append(c.llama_sampler_init_min_p(sampling.min_p, MIN_KEEP))
-    stages.append(c.llama_sampler_init_temp(sampling.temperature))
-    assert sampling.seed is not None, "the worker draws a seed for every request"
-    return [*stages, c.llama_sampler_init_dist(sampling.seed)]
-
-
-def _logit_bias(bias: dict[int, float], num_vocab: int) -> object:
-    pairs = [c.llama_logit_bias(token, value) for token, value in bias.items()]
-    array = (c.llama_logit_bias * len(pairs))(*pairs)
-    return c.llama_sampler_init_logit_bias(num_vocab, len(pairs), ctypes.cast(array, c.llama_logit_bias_p))

@@ -19,6 +19,7 @@ from ocak.llama import library
 from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.runner import LlamaRunner
+from ocak.llama.sampler import SamplerFactory
 from ocak.memory.devices import cores, present_gpu
 from ocak.memory.estimate import KvSettings, kv_bytes
 from ocak.memory.gguf_header import read_model
@@ -40,6 +41,7 @@ class LoadedModel:
     engine: Engine
     prompts: PromptReader
     info: ModelInfo
+    samplers: SamplerFactory
 
 
 def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stopwatch) -> LoadedModel:
@@ -75,7 +77,8 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
         load_s=time.perf_counter() - started,
     )
-    return LoadedModel(model, _engine(runner, context, sizes, options, info), prompts, info)
+    engine = _engine(runner, context, sizes, options, info)
+    return LoadedModel(model, engine, prompts, info, runner.samplers)
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:

@@ -24,7 +24,7 @@ from ocak.core.errors import (
     OcakError,
     to_wire,
 )
-from ocak.core.request import GenerateRequest, Sampling, TokenPrompt
+from ocak.core.request import GenerateRequest, TokenPrompt
 from ocak.engine.sequence import Sequence
 from ocak.worker.channel import Channel, ChannelClosed
 from ocak.worker.engine_loop import Answer, EngineLoop
@@ -46,6 +46,7 @@ from ocak.worker.messages import (
     Tokenize,
     ToWorker,
 )
+from ocak.worker.rules import end_tokens, token_rules
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
 
@@ -139,10 +140,9 @@ class Worker:
 
     async def _submit(self, handle: int, request: GenerateRequest) -> None:
         with self._refusing(handle):
-            is_quick = isinstance(request.prompt, TokenPrompt) and len(request.prompt.tokens) <= QUICK_TOKENS
             answer = (
                 self._answer(handle, request)
-                if is_quick
+                if _is_quick(request)
                 else await self._loop.run_in_executor(self._prompts, self._answer, handle, request)
             )
             self._engine_loop.start_answer(answer)
@@ -176,25 +176,27 @@ class Worker:
             _check_length(len(request.prompt.tokens), info.context)
         tokens = self._loaded.prompts.read(request.prompt)
         _check_length(len(tokens), info.context)
-        _check_bias(request.sampling, vocabulary.size)
         sampling = request.sampling
         if sampling.seed is None:
             sampling = msgspec.structs.replace(sampling, seed=random.getrandbits(32))
+        self._loaded.samplers.prepare(sampling)
         sequence = Sequence(
             id=handle,
             tokens=tokens,
             sampling=sampling,
             max_tokens=request.stopping.max_tokens or info.context,
-            end_tokens=frozenset() if request.stopping.ignore_eos else vocabulary.end_tokens,
+            end_tokens=end_tokens(request, vocabulary),
             tenant=request.tenant,
             priority=request.priority,
             root=(request.tenant, request.cache_salt),
             num_logprobs=request.logprobs,
+            rules=token_rules(request, vocabulary),
         )
         echo = vocabulary.text(tokens) if request.echo else ""
         has_logprobs = request.logprobs is not None
         logprobs = HeldLogprobs(vocabulary.piece, vocabulary.special_text) if has_logprobs else None
-        return Answer(sequence, AnswerText(request.stopping.stop), echo, logprobs)
+        text = AnswerText(request.stopping.stop, request.stopping.min_tokens)
+        return Answer(sequence, text, echo, logprobs)
 
     async def _beat(self) -> None:
         process = psutil.Process()
@@ -203,6 +205,13 @@ class Worker:
                 Heartbeat(self._step_watch.age_s, self._template_watch.age_s, process.memory_info().rss)
             )
             await asyncio.sleep(HEARTBEAT_S)
+
+
+def _is_quick(request: GenerateRequest) -> bool:
+    """Whether preparing it holds nobody up: no text to tokenise, no breakers to look for, no long lists."""
+    is_short = isinstance(request.prompt, TokenPrompt) and len(request.prompt.tokens) <= QUICK_TOKENS
+    sampling = request.sampling
+    return is_short and not (sampling.has_dry or sampling.bad_words or sampling.allowed_token_ids)
 
 
 def _check_length(num_tokens: int, context: int) -> None:
@@ -214,11 +223,3 @@ def _check_length(num_tokens: int, context: int) -> None:
             f"send at most {context - 1}, or serve the model with a larger --context",
             param="prompt",
         )
-
-
-def _check_bias(sampling: Sampling, num_vocab: int) -> None:
-    for token in sampling.logit_bias:
-        if token >= num_vocab:
-            raise InvalidRequest(
-                f"logit_bias names token {token}; the model has 0 to {num_vocab - 1}", param="logit_bias"
-            )

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 
 class AnswerText:
-    """The text of one answer as it grows."""
+    """The text of one answer as it grows; stop strings begin behind its first `min_tokens` tokens."""
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
+    def __init__(self, stop: Sequence[str] = (), min_tokens: int = 0) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(stop)
+        self._num_unwatched = min_tokens  # tokens that may hold a stop string
         self._held = ""  # decoded, but perhaps the beginning of a stop string
         self.is_stopped = False
 
@@ -27,7 +28,12 @@ class AnswerText:
     def push(self, piece: bytes) -> str:
         """Take a token's bytes; return the text that is safe by now. `is_stopped` tells of a stop string."""
         text = self._decoder.decode(piece)
-        return self._release(text) if self._stop else text
+        if not self._stop:
+            return text
+        if self._num_unwatched > 0:
+            self._num_unwatched -= 1
+            return text
+        return self._release(text)
 
     def finish(self) -> str:
         """Return what was held back; the answer ended without a stop string."""
