@@ -26,7 +26,7 @@ CONVERSATIONS, TURNS, SLOTS, NEW_TOKENS, ANSWER_TOKENS = 8, 6, 4, 60, 16
 def measure(short: bool = False) -> Report:
     """Shared prefixes beside the peer, then the conversations, counted."""
     samples: Samples = defaultdict(list)
-    rounds, requests = (1, CLIENTS) if short else (2, 2 * CLIENTS)
+    rounds, requests = 1, CLIENTS if short else 2 * CLIENTS  # the peer takes more than a minute for each run
     model = str(paths.model())
     caches = ("--cache-ram", "8192")  # the peer's default
     split = llama_server(model, CLIENTS, CONTEXT, "--no-kv-unified", *caches, name="llama-server split")
