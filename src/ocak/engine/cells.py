@@ -1,13 +1,14 @@
-"""The account of KV cells: which slot holds which, and how many are free.
+"""The account of KV cells: how many each slot holds, and how many are free.
 
-It mirrors what llama.cpp does and is told nothing by it. Shared cells (the unified layout) count once, however
-many slots hold them.
+It mirrors what llama.cpp does and is told nothing by it. In the split layout counting is enough; in the unified
+one slots share cells, and a shared cell counts once, however many hold it.
 Invariant: a cell is free exactly while no slot holds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,72 @@ from numpy.typing import NDArray
 NONE: NDArray[np.int32] = np.empty(0, np.int32)
 
 
-class Cells:
+class Cells(Protocol):
+    num_free: int
+
+    @property
+    def num_used(self) -> int: ...
+
+    def length(self, slot: int) -> int:
+        """The number of cells that the slot holds."""
+        ...
+
+    def num_held(self, slots: Iterable[int]) -> int:
+        """The number of cells that these slots hold together."""
+        ...
+
+    def append(self, slot: int, count: int) -> None:
+        """Give the slot so many free cells more."""
+        ...
+
+    def copy(self, source: int, slot: int, count: int) -> None:
+        """Give the slot, which holds none, the first cells of another, or as many of its own."""
+        ...
+
+    def trim(self, slot: int, keep: int) -> None:
+        """Take all cells but the first from the slot."""
+        ...
+
+    def check_integrity(self) -> None:
+        """Assert the invariant."""
+        ...
+
+
+class SplitCells:
+    def __init__(self, num_cells: int) -> None:
+        self._lengths: dict[int, int] = {}
+        self._num_cells = num_cells
+        self.num_free = num_cells
+
+    @property
+    def num_used(self) -> int:
+        return self._num_cells - self.num_free
+
+    def length(self, slot: int) -> int:
+        return self._lengths.get(slot, 0)
+
+    def num_held(self, slots: Iterable[int]) -> int:
+        return sum(map(self.length, slots))
+
+    def append(self, slot: int, count: int) -> None:
+        assert count <= self.num_free, "more cells than there are"
+        self._lengths[slot] = self.length(slot) + count
+        self.num_free -= count
+
+    def copy(self, source: int, slot: int, count: int) -> None:
+        assert self.length(slot) == 0 and 0 < count <= self.length(source)
+        self.append(slot, count)
+
+    def trim(self, slot: int, keep: int) -> None:
+        kept = min(keep, self.length(slot))
+        self.num_free += self.length(slot) - kept
+        self._lengths[slot] = kept
+
+    def check_integrity(self) -> None:
+        assert sum(self._lengths.values()) == self.num_used <= self._num_cells
+
+
+class UnifiedCells:
     def __init__(self, num_cells: int) -> None:
         self._free: NDArray[np.int32] = np.arange(num_cells, dtype=np.int32)  # a stack, up to `num_free`
         self.num_free = num_cells
@@ -27,18 +93,15 @@ class Cells:
         return len(self._free) - self.num_free
 
     def length(self, slot: int) -> int:
-        """The number of cells that the slot holds."""
         return len(self._held.get(slot, NONE))
 
     def num_held(self, slots: Iterable[int]) -> int:
-        """The number of cells that these slots hold together."""
         mask = np.zeros(len(self._num_holders), np.bool_)
         for slot in slots:
             mask[self._held.get(slot, NONE)] = True
         return int(mask.sum())
 
     def append(self, slot: int, count: int) -> None:
-        """Give the slot so many free cells more."""
         assert count <= self.num_free, "more cells than there are"
         fresh = self._free[self.num_free - count : self.num_free]
         self.num_free -= count
@@ -46,14 +109,12 @@ class Cells:
         if count:
             self._held[slot] = np.concatenate((self._held.get(slot, NONE), fresh))
 
-    def share(self, source: int, slot: int, count: int) -> None:
-        """Have the slot, which holds none, hold the first cells of another too."""
+    def copy(self, source: int, slot: int, count: int) -> None:
         assert self.length(slot) == 0 and 0 < count <= self.length(source)
         self._held[slot] = self._held[source][:count].copy()
         self._num_holders[self._held[slot]] += 1
 
     def trim(self, slot: int, keep: int) -> None:
-        """Take all cells but the first from the slot."""
         held = self._held.pop(slot, NONE)
         dropped = held[keep:]
         self._num_holders[dropped] -= 1
@@ -64,7 +125,6 @@ class Cells:
             self._held[slot] = held[:keep]
 
     def check_integrity(self) -> None:
-        """Assert the invariant."""
         holders = np.zeros_like(self._num_holders)
         for held in self._held.values():
             assert len(held)

@@ -175,6 +175,8 @@ class Scheduler:
 
     def _admit_waiting(self) -> tuple[tuple[Sequence, ...], list[Move]]:
         """Seat those whose turn it is; who waits for a prefix that is being computed lets others pass."""
+        if not self.waiting:
+            return (), []
         admitted: list[Sequence] = []
         moves: list[Move] = []
         passed: set[int] = set()

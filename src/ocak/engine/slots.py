@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
-from ocak.engine.cells import Cells
+from ocak.engine.cells import Cells, SplitCells, UnifiedCells
 from ocak.engine.prefix_tree import PrefixTree
 from ocak.engine.sequence import Awaited, Sequence
 
@@ -96,7 +96,7 @@ class Slots:
     def __init__(self, limits: SlotLimits) -> None:
         self.limits = limits
         self.running: dict[int, Sequence] = {}
-        self.cells = Cells(limits.num_cells)
+        self.cells: Cells = (UnifiedCells if limits.shares_cells else SplitCells)(limits.num_cells)
         self._tree = PrefixTree()
         self._cached: dict[int, Keep] = {}  # slots that hold cells and no sequence, least recently used first
         self._saved: dict[int, int] = {}  # by key the length, least recently used first
@@ -105,8 +105,6 @@ class Slots:
     @property
     def num_held(self) -> int:
         """Cells of the running sequences; shared ones count once."""
-        if not self.limits.shares_cells:
-            return sum(map(self.cells.length, self.running))
         return self.cells.num_held(self.running)
 
     @property
@@ -220,10 +218,7 @@ class Slots:
         if prefix.holder in self._saved:
             self.cells.append(slot, prefix.length)
             return Restore(prefix.holder, slot, prefix.length)
-        if self.limits.shares_cells:
-            self.cells.share(prefix.holder, slot, prefix.length)
-        else:
-            self.cells.append(slot, prefix.length)
+        self.cells.copy(prefix.holder, slot, prefix.length)
         return Copy(prefix.holder, slot, prefix.length)
 
     def _touch(self, holder: int) -> None:

@@ -23,6 +23,9 @@ class Waiting:
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
     def __iter__(self) -> Iterator[Sequence]:
         return (sequence for queue in self._queues.values() for sequence in queue)
 
