@@ -10,6 +10,7 @@ from __future__ import annotations
 FLOOR = 16  # fewer rows would lose the batched kernels, and the measure with them
 FIRST = 64  # before anything has been measured
 SMOOTHING = 0.3
+SHARE = 0.8  # of the target is the most for a chunk; the rest is for its stretch and for slower moments
 
 
 class Pacer:
@@ -24,7 +25,7 @@ class Pacer:
         """How many prompt tokens the next step may hold."""
         if self._token_s is None:
             return min(FIRST, self._ceiling)
-        affordable = int((self._target_s - self._decode_s) / self._token_s)
+        affordable = int(min(self._target_s - self._decode_s, self._target_s * SHARE) / self._token_s)
         return max(FLOOR, min(self._ceiling, affordable))
 
     def observe(self, num_prefill: int, seconds: float) -> None:
