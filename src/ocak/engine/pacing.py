@@ -10,7 +10,7 @@ from __future__ import annotations
 FLOOR = 16  # fewer rows would lose the batched kernels, and the measure with them
 FIRST = 64  # before anything has been measured
 SMOOTHING = 0.3
-SHARE = 0.8  # of the target is the most for a chunk; the rest is for its stretch and for slower moments
+SHARE = 0.7  # of the target is the most that is wanted of a chunk: it may be stretched, and moments be slower
 
 
 class Pacer:

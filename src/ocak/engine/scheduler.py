@@ -19,7 +19,7 @@ from ocak.engine.slots import Keep, Move, Prefix, Reuse, SlotLimits, Slots
 from ocak.engine.waiting import Waiting
 
 GRAIN = 32  # chunks of whole grains suit the kernels
-STRETCH = 1.1  # by how much a chunk may exceed what was wanted to end its prompt
+STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prompt
 
 
 @dataclass(frozen=True, slots=True)
