@@ -128,7 +128,7 @@ def test_a_copy_outlives_whatever_becomes_of_its_source_before_the_next_pass(
     context.close()
 
 
-def test_a_pass_can_be_cut_short_from_another_thread(model: LlamaModel) -> None:
+def test_a_pass_can_be_cut_short_from_another_thread(model: LlamaModel, caplog: pytest.LogCaptureFixture) -> None:
     context = LlamaContext(model, options(context=2048, parallel=1, kv_cells=2048, batch_tokens=2048))
     runner = LlamaRunner(context, model.vocabulary)
     is_over = threading.Event()
@@ -143,11 +143,27 @@ def test_a_pass_can_be_cut_short_from_another_thread(model: LlamaModel) -> None:
         runner.run([Chunk(0, 0, [i % 240 + 1 for i in range(2000)], None)])
     is_over.set()
     thread.join()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], "it was asked for"
     runner.trim(0, 0)
     assert used_cells(context, 0) == 0
     answer = runner.run([Chunk(0, 0, PROMPTS[2], runner.new_sampler(GREEDY, ()))])
     assert answer == serve(model, [PROMPTS[2]], options(parallel=1, kv_cells=CONTEXT), GREEDY)[0][:1]
     context.close()
+
+
+def prefix_engine(model: LlamaModel, context: LlamaContext, sizes: ContextOptions, host_tokens: int = 0) -> Engine:
+    limits = SchedulerLimits(
+        parallel=sizes.parallel,
+        context=sizes.context,
+        num_cells=sizes.kv_cells,
+        batch_tokens=32,
+        num_slots=sizes.num_slots,
+        shares_cells=sizes.is_unified,
+        reuse=context.reuse,
+        keeps_prefixes=True,
+        host_tokens=host_tokens,
+    )
+    return Engine(LlamaRunner(context, model.vocabulary), limits)
 
 
 SHARED = [(5 * i) % 240 + 1 for i in range(70)]
@@ -172,18 +188,7 @@ def test_prefixes_that_are_kept_change_no_answer(
     alone = [serve(model, [prompt], options(parallel=1, kv_cells=CONTEXT), GREEDY)[0] for prompt in FAMILY]
     sizes = options(parallel=parallel, kv_cells=kv_cells)
     context = LlamaContext(model, sizes)
-    limits = SchedulerLimits(
-        parallel=parallel,
-        context=CONTEXT,
-        num_cells=kv_cells,
-        batch_tokens=32,
-        num_slots=sizes.num_slots,
-        shares_cells=sizes.is_unified,
-        reuse=context.reuse,
-        keeps_prefixes=True,
-        host_tokens=host_tokens,
-    )
-    engine = Engine(LlamaRunner(context, model.vocabulary), limits)
+    engine = prefix_engine(model, context, sizes, host_tokens)
     sequences = [Sequence(i, list(prompt), GREEDY, 20, frozenset()) for i, prompt in enumerate(FAMILY * 3)]
     for sequence in sequences:
         engine.submit(sequence)
@@ -210,17 +215,7 @@ def test_models_that_forget_reuse_whole_histories_alone(
     sizes = options(kv_cells=kv_cells)
     context = LlamaContext(model, sizes)
     assert context.reuse == "wholes"
-    limits = SchedulerLimits(
-        parallel=4,
-        context=CONTEXT,
-        num_cells=kv_cells,
-        batch_tokens=32,
-        num_slots=sizes.num_slots,
-        shares_cells=sizes.is_unified,
-        reuse=context.reuse,
-        keeps_prefixes=True,
-    )
-    engine = Engine(LlamaRunner(context, model.vocabulary), limits)
+    engine = prefix_engine(model, context, sizes)
     histories = [list(prompt) for prompt in FAMILY]
     num_cached: list[int] = []
     for turn in range(3):

@@ -129,6 +129,7 @@ class LlamaContext:
     def decode(self) -> None:
         """Run the forward pass over the batch. Raises `NoRoom`, `Aborted` or `RunFailed`."""
         self._abort_flag[0] = b"\0"
+        library.abort_wanted.clear()
         status = c.llama_decode(self.pointer, self._batch)
         if status == DECODE_NO_ROOM:
             raise NoRoom("the KV cache is full")
@@ -153,6 +154,7 @@ class LlamaContext:
 
     def abort(self) -> None:
         """Have the pass that runs now end at its next operation; from any thread. CPU only: a GPU goes on."""
+        library.abort_wanted.set()
         self._abort_flag[0] = b"\1"
 
     def trim(self, slot: int, keep: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 from typing import Any
 
 import llama_cpp
@@ -23,10 +24,13 @@ MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 VERSION: str = llama_cpp.__version__
 
 _recent_errors: list[str] = []
+abort_wanted = threading.Event()  # llama.cpp calls an abort that was asked for an error
 
 
 def _log(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", "replace").rstrip()
+    if abort_wanted.is_set():
+        level = min(level, 1)
     if level == 4 and line:
         _recent_errors[:] = [*_recent_errors[-4:], line]
     if level != LOG_CONTINUED and line:
