@@ -24,7 +24,7 @@ Side = TypeVar("Side")
 def measure(short: bool = False) -> Report:
     """Run the rounds and compare the medians."""
     samples: Samples = defaultdict(list)
-    rounds, requests = (1, CLIENTS) if short else (3, 2 * CLIENTS)
+    rounds, requests = (1, CLIENTS) if short else (3, 4 * CLIENTS)
     model = str(paths.model())
     split = llama_server(model, CLIENTS, CONTEXT, "--no-kv-unified", name="llama-server split")
     unified = llama_server(model, CLIENTS, CONTEXT, "--kv-unified", name="llama-server unified")

@@ -16,6 +16,7 @@ from tests.models import TinyModel, write_model
 from ocak.core.errors import LoadFailed
 from ocak.core.request import Sampling
 from ocak.engine.engine import Engine, Sampled
+from ocak.engine.padding import tiled
 from ocak.engine.runner import Aborted, Chunk, Logprobs
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
@@ -258,6 +259,24 @@ def test_slots_that_lend_a_row_change_no_answer_and_keep_no_cell(
     assert [used_cells(context, slot) for slot in (1, 3)] == [0, 0]
 
 
+@pytest.mark.parametrize("kv_cells", [CONTEXT * 4, CONTEXT], ids=["split", "unified"])
+def test_parts_of_prompts_fill_their_last_tile_and_keep_no_cell_of_it(model: LlamaModel, kv_cells: int) -> None:
+    context = LlamaContext(model, options(kv_cells=kv_cells))
+    runner = LlamaRunner(context, model.vocabulary)
+    for length in (2, 3, 6, 31, CONTEXT - 1):
+        prompt = [(7 * i) % 250 + 1 for i in range(length)]
+        runner.run([Chunk(0, 0, prompt, runner.new_sampler(GREEDY, ()))])
+        assert context.num_rows == min(tiled(length), CONTEXT)
+        assert used_cells(context, 0) == length
+        padded = context.logits()[0].copy()
+        runner.trim(0, 0)
+        context.fill([Chunk(0, 0, prompt, runner.new_sampler(GREEDY, ()))])
+        context.decode()
+        assert context.logits()[0] == pytest.approx(padded, abs=0.1)
+        runner.trim(0, 0)
+    context.close()
+
+
 def chunk_and_logits(model: LlamaModel, context: LlamaContext, sampling: Sampling) -> tuple[int, np.ndarray]:
     runner = LlamaRunner(context, model.vocabulary)
     sampler = runner.new_sampler(sampling, PROMPTS[2])
@@ -354,7 +373,8 @@ def test_log_probabilities_are_of_the_models_own_distribution(
     samplers = [runner.new_sampler(sampling, PROMPTS[i]) for i, sampling in enumerate(samplings)]
     chunks = [Chunk(i, 0, PROMPTS[i], None if i == 1 else samplers[i]) for i in range(4)]
     tokens = runner.run(chunks)
-    last_rows = np.cumsum([len(prompt) for prompt in PROMPTS[:4]]) - 1
+    padded = [tiled(len(prompt)) for prompt in PROMPTS[:4]]  # each prompt fills its last tile
+    last_rows = np.cumsum([0, *padded[:3]]) + [len(prompt) - 1 for prompt in PROMPTS[:4]]
     for place, (token, row) in enumerate(zip(tokens, last_rows[[0, 2, 3]], strict=True)):
         pointer = c.llama_get_logits_ith(context.pointer, int(row))
         expected = log_softmax(np.ctypeslib.as_array(pointer, (model.vocabulary.size,)))

@@ -10,7 +10,8 @@ from __future__ import annotations
 FLOOR = 16  # fewer rows would lose the batched kernels, and the measure with them
 FIRST = 64  # before anything has been measured
 SMOOTHING = 0.3
-SHARE = 0.7  # of the target is the most that is wanted of a chunk: it may be stretched, and moments be slower
+SHARE = 0.9  # of what a decode step leaves of the target: a chunk may be stretched, and moments be slower
+SURPRISE = 1.5  # one step that took longer than so many times the expected counts for no more
 
 
 class Pacer:
@@ -25,7 +26,7 @@ class Pacer:
         """How many prompt tokens the next step may hold."""
         if self._token_s is None:
             return min(FIRST, self._ceiling)
-        affordable = int(min(self._target_s - self._decode_s, self._target_s * SHARE) / self._token_s)
+        affordable = int((self._target_s - self._decode_s) * SHARE / self._token_s)
         return max(FLOOR, min(self._ceiling, affordable))
 
     def observe(self, num_prefill: int, seconds: float) -> None:
@@ -35,4 +36,4 @@ class Pacer:
         elif num_prefill >= FLOOR:
             token_s = max(seconds, 1e-6) / num_prefill
             previous = token_s if self._token_s is None else self._token_s
-            self._token_s = previous + SMOOTHING * (token_s - previous)
+            self._token_s = previous + SMOOTHING * (min(token_s, previous * SURPRISE) - previous)

@@ -3,7 +3,8 @@
 The CPU kernels for repacked weights take four rows at a time, and a row left over costs nearly as much as four:
 15 decoding sequences took 82 ms a step where 16 took 53 (Q4_0, AVX-512). Prompts that wait in their slots can lend
 a token of theirs, and idle slots a token of no meaning. Whether the latter pays depends on weights and machine, so
-it is measured while steps go by. Pure: it is told the times.
+it is measured while steps go by. Parts of prompts always fill their last tile: 62 rows of one took 113 ms where
+64 took 105, 31 took 67 where 32 took 55. Pure: it is told the times.
 """
 
 from __future__ import annotations

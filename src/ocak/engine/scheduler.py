@@ -208,21 +208,22 @@ class Scheduler:
         return self.num_committed + fresh <= self.limits.num_cells
 
     def _prefill_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
-        """Whole prompts as long as they fit, in the order of their turns, else a part of the first.
+        """Whole prompts in the order of their turns, and a part of the one that no longer fits.
 
-        A prompt's small rest is taken along rather than left for a step; parts of several prompts would be cut
-        into many small passes.
+        A prompt's small rest is taken along rather than left for a step. Parts are whole grains: llama.cpp runs
+        what several sequences have in common as one pass, and the rest of the longer ones as another.
         """
         room = self.limits.batch_tokens
         rows: list[tuple[Sequence, int]] = []
         for sequence in sorted(prompts.values(), key=lambda sequence: sequence.turn):
             pending = sequence.num_pending
-            if pending > min(wanted * STRETCH, room):
-                part = wanted - wanted % GRAIN if wanted > GRAIN else wanted
-                return rows or [(sequence, min(part, room))]
-            rows.append((sequence, pending))
-            wanted -= pending
-            room -= pending
+            if pending <= min(wanted * STRETCH, room):
+                rows.append((sequence, pending))
+                wanted -= pending
+                room -= pending
+                continue
+            part = wanted - wanted % GRAIN if rows or wanted > GRAIN else wanted
+            return [*rows, (sequence, min(part, room))] if part > 0 and room > 0 else rows
         return rows
 
     def check_integrity(self) -> None:

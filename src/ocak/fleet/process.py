@@ -18,7 +18,7 @@ import msgspec
 from ocak.worker.channel import Channel
 from ocak.worker.messages import FromWorker
 
-SPIN_COUNT = "1000"  # OpenMP threads that wait longer collapse beside any other busy process
+SPIN_COUNT = "100000"  # of OpenMP threads at barriers; endless ones collapse beside any other busy process
 END_S = 2.0
 FROM_WORKER: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 

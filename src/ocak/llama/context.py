@@ -7,7 +7,7 @@ share fewer cells. A batch is written into arrays that live as long as the conte
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from ocak.llama import library
 from ocak.llama.model import LlamaModel
 
 CELL_PADDING = 256  # llama.cpp rounds the cells of a stream up to this
+NO_PADDING: Mapping[int, int] = {}
 DECODE_OK, DECODE_NO_ROOM, DECODE_ABORTED = 0, 1, 2
 # Asked before every operation of a pass whether to abort, so it must not wait for the interpreter: `strlen` of the
 # abort flag is C's own function that tells an empty string from another.
@@ -101,23 +102,28 @@ class LlamaContext:
             self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
-    def fill(self, chunks: Sequence[Chunk], num_outputs: int = 0) -> list[Output]:
+    def fill(
+        self, chunks: Sequence[Chunk], padding: Mapping[int, int] = NO_PADDING, num_outputs: int = 0
+    ) -> list[Output]:
         """Write the chunks into the batch; return where the logits will be that a sampler waits for.
 
-        First rows of other chunks get logits too, up to `num_outputs` in all.
+        A chunk is followed by as many tokens of no meaning as `padding` says of its slot. First rows of other
+        chunks get logits too, up to `num_outputs` in all.
         """
         outputs: list[Output] = []
         num_extra = max(0, num_outputs - sum(chunk.sampler is not None for chunk in chunks))
         end = num_before = 0
         for chunk in chunks:
-            start, end = end, end + len(chunk.tokens)
-            self._tokens[start:end] = chunk.tokens
+            start, last = end, end + len(chunk.tokens) - 1
+            end = last + 1 + padding.get(chunk.slot, 0)
+            self._tokens[start : last + 1] = chunk.tokens
+            self._tokens[last + 1 : end] = 0
             self._positions[start:end] = range(chunk.start, chunk.start + end - start)
             self._slots[start:end] = chunk.slot
             self._outputs[start:end] = 0
             if chunk.sampler is not None:
-                self._outputs[end - 1] = 1
-                outputs.append(Output(end - 1, num_before))
+                self._outputs[last] = 1
+                outputs.append(Output(last, num_before))
                 num_before += 1
             elif num_extra:
                 self._outputs[start] = 1

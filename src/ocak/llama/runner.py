@@ -38,12 +38,13 @@ class LlamaRunner:
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         self._adapt()
         lent = self._lend(chunks)
+        padding = self._padding(chunks)
         try:
-            outputs = self._decode(chunks, lent)
+            outputs = self._decode(chunks, lent, padding)
         except NoRoom:
-            if not lent:
+            if not (lent or padding):
                 raise
-            outputs = self._decode(chunks, [])
+            outputs = self._decode(chunks, [], {})
         for chunk in chunks:
             self._lengths[chunk.slot] = chunk.start + len(chunk.tokens)
         samplers = [chunk.sampler for chunk in chunks if isinstance(chunk.sampler, LlamaSampler)]
@@ -107,13 +108,13 @@ class LlamaRunner:
             chunk.slot for chunk in chunks
         }
 
-    def _decode(self, chunks: Sequence[Chunk], lent: list[int]) -> list[Output]:
-        """Run the chunks beside a token in each of the slots lent; return where the samplers' logits are."""
+    def _decode(self, chunks: Sequence[Chunk], lent: list[int], padding: dict[int, int]) -> list[Output]:
+        """Run the chunks, padded, beside a token in each of the slots lent; return where the samplers' logits are."""
         extra = [Chunk(slot, self._lengths[slot], (0,), None) for slot in lent]
-        padded = sorted([*chunks, *extra], key=lambda chunk: chunk.slot)
+        rows = sorted([*chunks, *extra], key=lambda chunk: chunk.slot)
         num_decoding = sum(chunk.sampler is not None and len(chunk.tokens) == 1 for chunk in chunks)
-        is_tiled = len(padded) % TILE == 0  # then the logits are too
-        outputs = self._context.fill(padded, tiled(num_decoding) if is_tiled else 0)
+        is_tiled = len(rows) % TILE == 0  # then the logits are too
+        outputs = self._context.fill(rows, padding, tiled(num_decoding) if is_tiled else 0)
         started = time.perf_counter()
         try:
             self._context.decode()
@@ -122,10 +123,30 @@ class LlamaRunner:
             self.decode_s += seconds
             for slot in lent:
                 self._context.trim(slot, self._lengths[slot])
-        is_one_pass = self._is_one_pass([chunk.slot for chunk in padded])
-        if is_one_pass and all(len(chunk.tokens) == 1 for chunk in padded):
-            self._times.observe(len(padded), seconds)
+            for chunk in chunks:
+                if chunk.slot in padding:
+                    self._context.trim(chunk.slot, chunk.start + len(chunk.tokens))
+        is_one_pass = self._is_one_pass([chunk.slot for chunk in rows])
+        if is_one_pass and all(len(chunk.tokens) == 1 for chunk in rows):
+            self._times.observe(len(rows), seconds)
         return outputs
+
+    def _padding(self, chunks: Sequence[Chunk]) -> dict[int, int]:
+        """Return, by slot, how many tokens are to follow parts of prompts, to fill the kernels' tiles.
+
+        They are removed after the pass.
+        """
+        if self._context.reuse == "wholes" or min(len(chunk.tokens) for chunk in chunks) == 1:
+            return {}
+        room = self._context.batch_tokens - sum(len(chunk.tokens) for chunk in chunks)
+        padding: dict[int, int] = {}
+        for chunk in chunks:
+            rows = len(chunk.tokens)
+            wanted = tiled(rows) - rows
+            if 0 < wanted <= min(room, self._context.context - chunk.start - rows):
+                padding[chunk.slot] = wanted
+                room -= wanted
+        return padding
 
     def _sample(self, samplers: list[LlamaSampler], outputs: list[Output]) -> list[int]:
         if not samplers:
