@@ -70,7 +70,8 @@ class Completions:
     def _origin(self, exchange: Exchange, body: CommonBody) -> Origin:
         key = self._gateway.resolve(body.model).key
         exchange.note.model = key
-        return Origin(exchange.request_id, key, exchange.tenant or DEFAULT_TENANT)
+        adapter = self._gateway.adapter(body.model)
+        return Origin(exchange.request_id, key, exchange.tenant or DEFAULT_TENANT, adapter)
 
     async def _run(self, exchange: Exchange, job: Job) -> None:
         await (self._stream(exchange, job) if job.is_stream else self._whole(exchange, job))

@@ -26,6 +26,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     owned_by: str = "ocak"
     root: str  # the model's key; differs from `id` for its other names
+    parent: str | None = None  # of a LoRA adapter: the model that it changes
     max_model_len: int | None  # tokens of a sequence, prompt and answer; null until it is known
     defaults: SamplingDefaults
 
@@ -53,20 +54,31 @@ class Models:
 
     async def list(self, exchange: Exchange) -> None:
         cards = [_card(name, m) for m in self._gateway.models for name in dict.fromkeys((m.key, *m.names))]
+        cards += [
+            _card(f"{model.key}:{adapter}", model, adapter)
+            for model in self._gateway.models
+            for adapter in model.adapters
+        ]
         await exchange.answer(msgspec.json.encode(ModelCards(cards)))
 
     async def retrieve(self, exchange: Exchange) -> None:
         name = exchange.path_parameter("id")
-        await exchange.answer(msgspec.json.encode(_card(name, self._gateway.resolve(name))))
+        model = self._gateway.resolve(name)
+        await exchange.answer(msgspec.json.encode(_card(name, model, self._gateway.adapter(name))))
 
     async def status(self, exchange: Exchange) -> None:
         statuses = [model.provider.status() for model in self._gateway.models]
         await exchange.answer(msgspec.json.encode(ModelStatuses(statuses)))
 
 
-def _card(name: str, model: ServedModel) -> ModelCard:
+def _card(name: str, model: ServedModel, adapter: str = "") -> ModelCard:
     return ModelCard(
-        id=name, created=model.created, root=model.key, max_model_len=context_of(model), defaults=DEFAULTS
+        id=name,
+        created=model.created,
+        root=f"{model.key}:{adapter}" if adapter else model.key,
+        parent=model.key if adapter else None,
+        max_model_len=context_of(model),
+        defaults=DEFAULTS,
     )
 
 

@@ -41,11 +41,12 @@ SAMPLING_FIELDS = ("temperature", "top_p", "min_p", "presence_penalty", "frequen
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a request comes from: its id, the model's key, the tenant."""
+    """Where a request comes from: its id, the model's key, the tenant, the adapter that the model's name names."""
 
     id: str
     model: str
     tenant: str
+    lora: str = ""
 
 
 def completion_requests(body: CompletionBody, origin: Origin) -> list[GenerateRequest]:
@@ -79,6 +80,7 @@ def _requests(
     if not 1 <= n <= MAX_N:
         raise InvalidRequest(f"n must be between 1 and {MAX_N}, not {n}", param="n")
     samplings = _samplings(_sampling(body), n)
+    lora = _adapter(body, origin)
     return [
         GenerateRequest(
             id=origin.id,
@@ -87,6 +89,7 @@ def _requests(
             sampling=sampling,
             stopping=stopping,
             echo=echo,
+            lora=lora,
             tenant=origin.tenant,
             priority=body.priority or 0,
             cache_salt=body.cache_salt or "",
@@ -98,6 +101,15 @@ def _requests(
 
 def _with_logprobs(requests: list[GenerateRequest], count: int | None) -> list[GenerateRequest]:
     return requests if count is None else [msgspec.structs.replace(r, logprobs=count) for r in requests]
+
+
+def _adapter(body: CommonBody, origin: Origin) -> str:
+    if body.lora and origin.lora and body.lora != origin.lora:
+        raise InvalidRequest(
+            f"model names the adapter {origin.lora!r} and lora another, {body.lora!r}; send one of them",
+            param="lora",
+        )
+    return body.lora or origin.lora
 
 
 def _samplings(sampling: Sampling, n: int) -> list[Sampling]:

@@ -56,6 +56,9 @@ class CommonBody(SamplersBody, frozen=True, kw_only=True):
     cache_salt: (
         Annotated[str, Meta(max_length=256, description="Cached prompts are shared under one salt alone.")] | None
     ) = None
+    lora: Annotated[str, Meta(max_length=64, description="The LoRA adapter that answers, by its name.")] | None = (
+        None
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ocak.cli.adaptation import adapter_bytes, lora_adapters, rope_options, tensor_overrides
 from ocak.cli.model_source import locate
 from ocak.cli.progress import bytes_text
 from ocak.cli.settings import ModelSettings, Settings
@@ -35,6 +36,7 @@ class Plan:
     spec: ModelSpec
     names: tuple[str, ...]
     queue: QueueLimits
+    adapters: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -54,6 +56,7 @@ def build_gateway(plans: Sequence[Plan], fleet: Fleet) -> Gateway:
             provider=LocalProvider(fleet, plan.key),
             admission=Admission(plan.queue),
             names=plan.names,
+            adapters=plan.adapters,
             created=created,
         )
         for plan in plans
@@ -63,12 +66,14 @@ def build_gateway(plans: Sequence[Plan], fleet: Fleet) -> Gateway:
 def _plan(key: str, model: ModelSettings) -> Plan:
     """The first served name, if any, is what the model is called; its own name keeps working."""
     file = read_model(locate(model.source))
-    needed = _bytes(model, file)
+    options = _load_options(model, file)
+    needed = _bytes(model, file) + adapter_bytes(options.lora)
     _check_memory(key, needed)
     names = (*model.served_name, key)
     return Plan(
-        spec=ModelSpec(key=names[0], options=_load_options(model, file), estimated_bytes=needed),
+        spec=ModelSpec(key=names[0], options=options, estimated_bytes=needed),
         names=names[1:],
+        adapters=tuple(adapter.name for adapter in options.lora),
         queue=QueueLimits(parallel=model.parallel, max_queued=model.max_queued),
     )
 
@@ -89,6 +94,9 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         flash_attn=model.flash_attn,
         mmap=model.mmap,
         mlock=model.mlock,
+        lora=lora_adapters(model, file),
+        rope=rope_options(model),
+        tensor_overrides=tensor_overrides(model, file),
         chat_template=_template(model.chat_template),
         chat_template_kwargs=model.chat_template_kwargs,
     )

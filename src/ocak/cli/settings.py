@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from ocak.cli.adaptation_settings import AdaptationSettings
 from ocak.core.limits import INT32_MAX
 
 Count = Annotated[int, Meta(ge=0, le=INT32_MAX)]
@@ -65,7 +66,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     ] = "text"
 
 
-class ModelSettings(Struct, frozen=True, kw_only=True):
+class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
     """`[models.KEY]`: one model and how it is loaded."""
 
     provider: Annotated[

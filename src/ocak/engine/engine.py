@@ -108,8 +108,10 @@ class Engine:
         return outputs
 
     def _schedule(self) -> Batch:
-        batch = self._scheduler.schedule(self._pacer.prefill_tokens)
+        num_groups = max(1, self._scheduler.num_decoding_groups)
+        batch = self._scheduler.schedule(self._pacer.prefill_tokens_among(num_groups))
         self._make(batch.moves)
+        self._runner.use_adapter(batch.adapter)
         return batch
 
     def _make(self, moves: Iterable[Move]) -> None:

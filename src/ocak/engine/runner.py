@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ocak.core.request import Sampling
@@ -59,6 +59,10 @@ class Runner(Protocol):
         """Return what picks the tokens that follow the prompt."""
         ...
 
+    def use_adapter(self, name: str) -> None:
+        """Have the next runs computed with this adapter; empty: with the model alone."""
+        ...
+
     def run(self, chunks: Rows[Chunk]) -> list[int]:
         """Compute every chunk; return one token for each that has a sampler, in order. Raises `RunFailed`."""
         ...
@@ -95,6 +99,7 @@ class Runner(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class FakeCell:
     token: int
+    adapter: str = ""
 
 
 @dataclass(slots=True)
@@ -109,7 +114,9 @@ class FakeSampler:
 
 @dataclass(slots=True)
 class FakeRunner:
-    """A model whose next token depends on every token before it: any wrong cell changes the answer.
+    """A model whose next token depends on every token before it, and on the adapters that computed them.
+
+    So any wrong cell changes the answer.
 
     It keeps the tokens of each slot as its cells and asserts what a real cache needs: no gap in the positions,
     no stranger's cells, no more cells than there are.
@@ -119,7 +126,9 @@ class FakeRunner:
     num_cells: int | None = None
     shares_cells: bool = False
     cells: dict[int, list[FakeCell]] = field(default_factory=dict)
-    saved: dict[int, list[int]] = field(default_factory=dict)
+    saved: dict[int, list[FakeCell]] = field(default_factory=dict)
+    adapter: str = ""
+    adapters: list[str] = field(default_factory=list)  # of every batch
     samplers: list[FakeSampler] = field(default_factory=list)
     failures: list[RunFailed] = field(default_factory=list)  # raised by the next runs, one each
     batches: list[list[Chunk]] = field(default_factory=list)
@@ -139,6 +148,7 @@ class FakeRunner:
         if self.num_cells is not None and self.num_used + sum(len(c.tokens) for c in chunks) > self.num_cells:
             raise NoRoom("the cells are used up")
         self.batches.append(list(chunks))
+        self.adapters.append(self.adapter)
         self.picked = [token for chunk in chunks if (token := self._run_chunk(chunk)) is not None]
         return self.picked
 
@@ -147,6 +157,9 @@ class FakeRunner:
         assert self.picked[place] == token, "another place of the batch"
         self.num_logprobs += 1
         return Logprobs(-float(token), tuple((other, -float(other)) for other in range(count)))
+
+    def use_adapter(self, name: str) -> None:
+        self.adapter = name
 
     def abort(self) -> None:
         self.num_aborts += 1
@@ -160,16 +173,16 @@ class FakeRunner:
         assert not self.cells.get(slot), "a copy into a slot that holds something"
         assert 0 < count <= len(self.cells[source]), "a copy of what is not there"
         copied = self.cells[source][:count]
-        self.cells[slot] = copied if self.shares_cells else [FakeCell(cell.token) for cell in copied]
+        self.cells[slot] = copied if self.shares_cells else [replace(cell) for cell in copied]
 
     def save(self, slot: int, key: int) -> None:
         assert key not in self.saved
-        self.saved[key] = [cell.token for cell in self.cells[slot]]
+        self.saved[key] = list(self.cells[slot])
 
     def restore(self, key: int, slot: int, count: int) -> None:
         assert not self.cells.get(slot), "restored into a slot that holds something"
         assert 0 < count <= len(self.saved[key])
-        self.cells[slot] = [FakeCell(token) for token in self.saved[key][:count]]
+        self.cells[slot] = [replace(cell) for cell in self.saved[key][:count]]
 
     def forget(self, key: int) -> None:
         self.saved.pop(key, None)
@@ -181,11 +194,9 @@ class FakeRunner:
     def _run_chunk(self, chunk: Chunk) -> int | None:
         cells = self.cells.setdefault(chunk.slot, [])
         assert chunk.start == len(cells), "a gap or an overlap in the positions"
-        cells.extend(FakeCell(token) for token in chunk.tokens)
+        cells.extend(FakeCell(token, self.adapter) for token in chunk.tokens)
         if not isinstance(chunk.sampler, FakeSampler):
             return None
         assert not chunk.sampler.is_closed
-        return (
-            zlib.crc32(repr(([cell.token for cell in cells], chunk.sampler.sampling.seed)).encode())
-            % self.num_vocab
-        )
+        known = [(cell.token, cell.adapter) for cell in cells]
+        return zlib.crc32(repr((known, chunk.sampler.sampling.seed)).encode()) % self.num_vocab

@@ -2,10 +2,10 @@
 
 Steps that decode, a token of every answer, take turns with steps that prefill, a chunk of the oldest prompts: a
 mixed batch would be cut into those two passes by llama.cpp anyway, and run 8 % slower than they do. So no answer
-stalls for longer than a chunk. When the cells run short, cached prefixes go first; then the newest sequence gives
-its slot back and is computed again later; nobody else notices.
+stalls for longer than a chunk. Adapters take turns too (`turns.py`). When the cells run short, cached prefixes go
+first; then the newest sequence gives its slot back and is computed again later; nobody else notices.
 Invariants: what the running sequences hold and are about to compute fits into the cells; a batch never exceeds its
-budget; one running sequence is never preempted, so something always makes progress.
+budget and is one adapter's alone; one running sequence is never preempted, so something always makes progress.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ocak.engine.padding import gaps, neighbours, reach, tiled
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep, Move, Prefix, Reuse, SlotLimits, Slots
+from ocak.engine.turns import Turn, Turns
 from ocak.engine.waiting import Waiting
 
 GRAIN = 32  # chunks of whole grains suit the kernels
@@ -58,6 +59,7 @@ class Batch:
     moves: tuple[Move, ...]  # to make first, in this order
     admitted: tuple[Sequence, ...]  # for the first time, in this batch
     is_prefill: bool
+    adapter: str = ""  # of all its sequences; empty: none
 
     @property
     def num_tokens(self) -> int:
@@ -71,7 +73,7 @@ class Scheduler:
         self.waiting = Waiting()
         self._num_admitted = 0
         self._is_crowded = False  # since a preemption; until a sequence ends, nobody is admitted
-        self._has_prefilled = False  # in the last batch
+        self._turns = Turns()
         self.num_preemptions = 0
 
     @property
@@ -94,16 +96,24 @@ class Scheduler:
         """Pick the next batch, of about `prefill_tokens` if they are prompts'."""
         moves = self._preempt_until_fitting()
         admitted, seated = self._admit_waiting()
-        decoding = {slot: sequence for slot, sequence in self.running.items() if not sequence.in_prefill}
-        prompts = {slot: sequence for slot, sequence in self.running.items() if sequence.in_prefill}
-        self._has_prefilled = bool(prompts) and not (decoding and self._has_prefilled)
-        if self._has_prefilled:
-            rows = self._prefill_rows(prompts, prefill_tokens)
-        else:
-            rows = _decode_rows(decoding, prompts)
+        rows, turn = self._next_rows(prefill_tokens)
         rows.sort(key=_slot)
         evicted = self._make_room(sum(count for _, count in rows))
-        return Batch(tuple(rows), (*moves, *seated, *evicted), admitted, self._has_prefilled)
+        return Batch(tuple(rows), (*moves, *seated, *evicted), admitted, turn.is_prefill, turn.adapter)
+
+    @property
+    def num_decoding_groups(self) -> int:
+        """How many batches it takes until every answer under way has a token more."""
+        return len({sequence.adapter for sequence in self.running.values() if not sequence.in_prefill})
+
+    def _next_rows(self, prefill_tokens: int) -> tuple[list[tuple[Sequence, int]], Turn]:
+        decoding = {slot: sequence for slot, sequence in self.running.items() if not sequence.in_prefill}
+        prompts = {slot: sequence for slot, sequence in self.running.items() if sequence.in_prefill}
+        turn = self._turns.next(_adapters(decoding), _adapters(prompts))
+        prompts = _of(prompts, turn.adapter)
+        if turn.is_prefill:
+            return self._prefill_rows(prompts, prefill_tokens), turn
+        return _decode_rows(_of(decoding, turn.adapter), prompts), turn
 
     def advance(self, batch: Batch) -> None:
         """Note that the batch was computed."""
@@ -236,14 +246,20 @@ class Scheduler:
 
 def _decode_rows(decoding: dict[int, Sequence], prompts: dict[int, Sequence]) -> list[tuple[Sequence, int]]:
     """A token of every answer, and of so many prompts as fill the gaps between the slots and the last tile."""
-    if not decoding:
-        return []
     deepest = reach(max(sequence.num_computed for sequence in decoding.values()))
     near = {slot for slot, sequence in prompts.items() if sequence.num_computed <= deepest}
     closing = gaps(decoding, near)
     rows = len(decoding) + len(closing)
     lent = [*closing, *neighbours(decoding, near, tiled(rows) - rows)]
     return [(sequence, 1) for sequence in [*decoding.values(), *(prompts[slot] for slot in lent)]]
+
+
+def _adapters(sequences: dict[int, Sequence]) -> set[str]:
+    return {sequence.adapter for sequence in sequences.values()}
+
+
+def _of(sequences: dict[int, Sequence], adapter: str) -> dict[int, Sequence]:
+    return {slot: sequence for slot, sequence in sequences.items() if sequence.adapter == adapter}
 
 
 def _slot(row: tuple[Sequence, int]) -> int:

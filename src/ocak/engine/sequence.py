@@ -37,7 +37,8 @@ class Sequence:
     end_tokens: frozenset[int]  # sampled ones that end the answer
     tenant: str = ""
     priority: int = 0  # lower ones go first, among the tenant's own
-    root: Hashable = None  # prefixes are shared under the same root alone
+    adapter: str = ""  # that computes it; empty: the model alone
+    root: Hashable = None  # the adapter's too; prefixes are shared under the same root alone
     num_logprobs: int | None = None  # of the likeliest to tell beside each token's own; None: nothing at all
     rules: TokenRules = NO_RULES
     num_prompt: int = field(init=False)

@@ -19,6 +19,7 @@ from ocak.core.events import Delta, Event, Finished, FinishReason, TokenLogprob,
 from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
 from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
 from ocak.core.status import ModelStatus
+from ocak.gateway.adapters import adapted_names, check_adapter
 from ocak.gateway.admission import Admission
 from ocak.providers.base import Provider
 from ocak.telemetry.metrics import RequestTimer
@@ -48,6 +49,7 @@ class ServedModel:
     admission: Admission
     names: tuple[str, ...] = ()
     created: int = 0  # Unix seconds
+    adapters: tuple[str, ...] = ()  # LoRA adapters that requests may name
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -63,6 +65,7 @@ class Gateway:
     def __init__(self, models: Iterable[ServedModel]) -> None:
         self.models = tuple(models)
         self._by_name = {name: model for model in self.models for name in (model.key, *model.names)}
+        self._adapted = adapted_names(self.models)
 
     def resolve(self, name: str | None) -> ServedModel:
         """Return the model called `name`; the only one when no name is given. Raises `ModelNotFound`."""
@@ -70,15 +73,20 @@ class Gateway:
             if len(self.models) == 1:
                 return self.models[0]
             raise InvalidRequest(f"model is required: one of {self._known()}", param="model")
-        model = self._by_name.get(name)
+        model = self._by_name.get(name) or (self._adapted[name].model if name in self._adapted else None)
         if model is None:
-            close = difflib.get_close_matches(name[:SHOWN_NAME], self._by_name, n=1)
+            close = difflib.get_close_matches(name[:SHOWN_NAME], [*self._by_name, *self._adapted], n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there is {self._known()}"
             raise ModelNotFound(f"no model is called {name[:SHOWN_NAME]!r}; {hint}", param="model")
         return model
 
+    def adapter(self, name: str | None) -> str:
+        """Return the adapter that a name stands for, as `base:adapter` or by its own; empty if none."""
+        return self._adapted[name].adapter if name in self._adapted and name not in self._by_name else ""
+
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Yield the answer's events. A worker lost before the first text is retried; after it, it is an error."""
+        request = self._named(request)
         with self._admitted(request) as (provider, timer):
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 has_text = False
@@ -95,6 +103,7 @@ class Gateway:
 
     async def complete(self, request: GenerateRequest) -> Completion:
         """Return the whole answer. Nothing of it is seen before its end, so a lost worker is always retried."""
+        request = self._named(request)
         with self._admitted(request) as (provider, timer):
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 try:
@@ -114,10 +123,16 @@ class Gateway:
         with model.admission.place(len(tokens)):
             return await model.provider.detokenize(tokens)
 
+    def _named(self, request: GenerateRequest) -> GenerateRequest:
+        """Spell out the adapter that the model's name may stand for."""
+        adapter = self.adapter(request.model)
+        return msgspec.structs.replace(request, lora=request.lora or adapter) if adapter else request
+
     @contextmanager
     def _admitted(self, request: GenerateRequest) -> Iterator[tuple[ModelProvider, RequestTimer]]:
         """Hold a place in the model's queue for as long as the request is served."""
         model = self.resolve(request.model)
+        check_adapter(model, request.lora)
         check_sampling(request.sampling)
         PRIORITY_RANGE.check("priority", request.priority)
         check_stopping(request.stopping)

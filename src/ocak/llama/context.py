@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 
 from ocak.core.errors import LoadFailed
+from ocak.core.rope import RopeOptions
 from ocak.engine.padding import TILE
 from ocak.engine.runner import Aborted, Chunk, NoRoom, RunFailed
 from ocak.engine.slots import Reuse
@@ -40,6 +42,7 @@ class ContextOptions:
     kv_offload: bool
     flash_attn: str
     keeps_prefixes: bool = True
+    rope: RopeOptions = RopeOptions()
 
     @property
     def is_unified(self) -> bool:
@@ -219,7 +222,20 @@ def _params(options: ContextOptions) -> object:
     params.kv_unified = options.is_unified
     params.swa_full = False
     params.no_perf = True
+    _set_rope(params, options.rope)
     return params
+
+
+def _set_rope(params: Any, rope: RopeOptions) -> None:
+    """A value that was left open stays at llama.cpp's default, which is the model's own."""
+    params.rope_scaling_type = library.ROPE_SCALING[rope.scaling]
+    params.rope_freq_base = rope.freq_base
+    params.rope_freq_scale = rope.freq_scale
+    params.yarn_orig_ctx = rope.yarn_orig_ctx
+    params.yarn_ext_factor = rope.yarn_ext_factor
+    params.yarn_attn_factor = rope.yarn_attn_factor
+    params.yarn_beta_fast = rope.yarn_beta_fast
+    params.yarn_beta_slow = rope.yarn_beta_slow
 
 
 def pad_cells(cells: int) -> int:

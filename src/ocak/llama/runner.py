@@ -12,6 +12,7 @@ from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tiled
 from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.runner import Chunk, Logprobs, NoRoom
+from ocak.llama.adapters import LlamaAdapters
 from ocak.llama.context import LlamaContext, Output
 from ocak.llama.logprobs import logprobs
 from ocak.llama.sampler import LlamaSampler, SamplerFactory
@@ -22,8 +23,12 @@ from ocak.llama.vocabulary import Vocabulary
 class LlamaRunner:
     """Implements `engine.runner.Runner`. Used by one thread."""
 
-    def __init__(self, context: LlamaContext, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, context: LlamaContext, vocabulary: Vocabulary, adapters: LlamaAdapters | None = None
+    ) -> None:
         self._context = context
+        self._adapters = adapters
+        self._adapter = ""
         self.samplers = SamplerFactory(vocabulary)
         self._lengths = dict.fromkeys(range(context.num_slots), 0)  # cells of each slot
         self._saved: dict[int, NDArray[np.uint8]] = {}
@@ -34,6 +39,12 @@ class LlamaRunner:
 
     def new_sampler(self, sampling: Sampling, prompt: Sequence[int], rules: TokenRules = NO_RULES) -> LlamaSampler:
         return self.samplers.new(sampling, prompt, rules)
+
+    def use_adapter(self, name: str) -> None:
+        if name != self._adapter:
+            assert self._adapters is not None, "an adapter that nobody loaded"
+            self._adapters.use(self._context.pointer, name)
+            self._adapter = name
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         self._adapt()
@@ -109,7 +120,7 @@ class LlamaRunner:
         }
 
     def _decode(self, chunks: Sequence[Chunk], lent: list[int], padding: dict[int, int]) -> list[Output]:
-        """Run the chunks, padded, beside a token in each of the slots lent; return where the samplers' logits are."""
+        """Run the chunks, padded, beside a token in each slot lent; return where the samplers' logits are."""
         extra = [Chunk(slot, self._lengths[slot], (0,), None) for slot in lent]
         rows = sorted([*chunks, *extra], key=lambda chunk: chunk.slot)
         num_decoding = sum(chunk.sampler is not None and len(chunk.tokens) == 1 for chunk in chunks)

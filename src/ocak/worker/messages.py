@@ -12,7 +12,10 @@ import msgspec
 
 from ocak.core.errors import WireError
 from ocak.core.events import Delta, Finished, Started
+from ocak.core.lora import LoraAdapter
+from ocak.core.placement import TensorOverride
 from ocak.core.request import GenerateRequest, Prompt
+from ocak.core.rope import RopeOptions
 from ocak.core.status import EngineStats, ModelInfo
 
 
@@ -34,6 +37,9 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     flash_attn: str = "auto"
     mmap: bool = True
     mlock: bool = False
+    lora: tuple[LoraAdapter, ...] = ()
+    rope: RopeOptions = RopeOptions()
+    tensor_overrides: tuple[TensorOverride, ...] = ()
     chat_template: str | None = None  # None: the model's own
     chat_template_kwargs: dict[str, str | int | float | bool] = {}
 

@@ -188,7 +188,8 @@ class Worker:
             end_tokens=end_tokens(request, vocabulary),
             tenant=request.tenant,
             priority=request.priority,
-            root=(request.tenant, request.cache_salt),
+            adapter=request.lora,
+            root=(request.tenant, request.cache_salt, request.lora),
             num_logprobs=request.logprobs,
             rules=token_rules(request, vocabulary),
         )
