@@ -78,7 +78,7 @@ def answers(wanted: list[tuple[str, int, int]], limits: SchedulerLimits) -> tupl
     left = list(enumerate(wanted))
     step = 0
     while left or engine.has_work:
-        for index, (_, _, arrives_at) in [one for one in left if one[1][2] <= step]:
+        for index, _ in [one for one in left if one[1][2] <= step]:
             engine.submit(sequences[index])
         left = [one for one in left if one[1][2] > step]
         step += 1
@@ -95,9 +95,9 @@ def test_an_answer_is_the_same_alone_and_among_other_adapters(
     limits = SchedulerLimits(
         parallel=parallel,
         context=64,
-        num_cells=80 if is_shared and parallel > 1 else 64 * parallel,
+        num_cells=80 if is_shared else 64 * parallel,
         batch_tokens=max(budget, parallel),
-        num_slots=2 * parallel,
+        num_slots=2 * parallel if is_shared else parallel,
         shares_cells=is_shared,
         keeps_prefixes=keeps,
         host_tokens=0 if is_shared else 200,

@@ -13,7 +13,7 @@ import msgspec
 
 from ocak.api.errors import UnsupportedParameter
 from ocak.api.json_body import decode_field
-from ocak.api.openai_logprobs import chat_count, completion_count
+from ocak.api.openai_logprobs import chat_count, completion_count, prompt_count
 from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody, MessageBody, TextPart
 from ocak.api.samplers_wire import sampler_fields, stopping_fields
 from ocak.core.errors import InvalidRequest
@@ -54,7 +54,8 @@ def completion_requests(body: CompletionBody, origin: Origin) -> list[GenerateRe
     prompts = [_with_suffix(prompt, body) for prompt in _prompts(body.prompt)]
     stopping = _stopping(body, COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
     requests = _requests(prompts, body, origin, stopping=stopping, echo=bool(body.echo))
-    return _with_logprobs(requests, completion_count(body))
+    count = completion_count(body)
+    return _with_logprobs(requests, count, prompt_count(body, count if body.echo else None))
 
 
 def chat_requests(body: ChatBody, origin: Origin) -> list[GenerateRequest]:
@@ -62,7 +63,7 @@ def chat_requests(body: ChatBody, origin: Origin) -> list[GenerateRequest]:
     prompt = chat_prompt(body.messages)
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     requests = _requests([prompt], body, origin, stopping=_stopping(body, max_tokens), echo=False)
-    return _with_logprobs(requests, chat_count(body))
+    return _with_logprobs(requests, chat_count(body), prompt_count(body))
 
 
 def chat_prompt(messages: list[MessageBody]) -> ChatPrompt:
@@ -99,8 +100,12 @@ def _requests(
     ]
 
 
-def _with_logprobs(requests: list[GenerateRequest], count: int | None) -> list[GenerateRequest]:
-    return requests if count is None else [msgspec.structs.replace(r, logprobs=count) for r in requests]
+def _with_logprobs(
+    requests: list[GenerateRequest], count: int | None, prompt: int | None
+) -> list[GenerateRequest]:
+    if count is None and prompt is None:
+        return requests
+    return [msgspec.structs.replace(r, logprobs=count, prompt_logprobs=prompt) for r in requests]
 
 
 def _adapter(body: CommonBody, origin: Origin) -> str:

@@ -59,6 +59,16 @@ class CommonBody(SamplersBody, frozen=True, kw_only=True):
     lora: Annotated[str, Meta(max_length=64, description="The LoRA adapter that answers, by its name.")] | None = (
         None
     )
+    prompt_logprobs: (
+        Annotated[
+            Int,
+            Meta(
+                description="0 to 20: tell the log-probability of each of the prompt's tokens, and of as many "
+                "of the likeliest, as vLLM does; not with stream."
+            ),
+        ]
+        | None
+    ) = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -105,12 +115,29 @@ class UsageBody(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokensDetails
 
 
+class RankedTokenBody(msgspec.Struct, frozen=True):
+    """vLLM's; `rank` 1 is the likeliest."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobsBody = Annotated[
+    list[dict[str, RankedTokenBody] | None],
+    Meta(description="For each token of the prompt, by token id: the token itself and the likeliest; first null."),
+]
+
+
 class CompletionLogprobs(msgspec.Struct, frozen=True):
-    """A list item for each token; `top_logprobs` has the likeliest tokens and the token itself."""
+    """A list item for each token; `top_logprobs` has the likeliest tokens and the token itself.
+
+    With `echo` the prompt's tokens come first, and of the very first nothing is known.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: Annotated[list[int], Meta(description="The token's first character in the choice's text.")]
 
 
@@ -119,6 +146,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     text: str
     finish_reason: str | None
     logprobs: CompletionLogprobs | None = None
+    prompt_logprobs: PromptLogprobsBody | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +191,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     message: AssistantMessage
     finish_reason: str
     logprobs: ChatLogprobs | None = None
+    prompt_logprobs: PromptLogprobsBody | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,3 +202,7 @@ class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: UsageBody
+    prompt_logprobs: (
+        Annotated[PromptLogprobsBody, Meta(description="The first choice's, where vLLM puts it.")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET

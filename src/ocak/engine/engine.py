@@ -46,7 +46,15 @@ class Broken:
     message: str
 
 
-Output = Admitted | Sampled | Broken
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The log-probabilities of the prompt's next tokens are known, from its second one on."""
+
+    sequence: Sequence
+    logprobs: tuple[Logprobs, ...]
+
+
+Output = Admitted | Scored | Sampled | Broken
 
 
 class Engine:
@@ -153,11 +161,13 @@ class Engine:
         start = sequence.num_computed
         end = start + count
         assert sequence.slot is not None
+        rows = sequence.rows_to_score(start, end)
+        scored = range(rows.start - start, rows.stop - start) if rows else rows
         if end < len(sequence.tokens):
-            return Chunk(sequence.slot, start, sequence.tokens[start:end], None)
+            return Chunk(sequence.slot, start, sequence.tokens[start:end], None, scored)
         if sequence.sampler is None:
             sequence.sampler = self._runner.new_sampler(sequence.sampling, sequence.tokens, sequence.rules)
-        return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler)
+        return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler, scored)
 
     def _apply(self, batch: Batch, tokens: list[int]) -> list[Output]:
         outputs: list[Output] = []
@@ -165,10 +175,22 @@ class Engine:
         self._scheduler.advance(batch)
         for sequence, count in batch.rows:
             self._num_prompt_tokens += max(0, min(count, sequence.num_prompt - sequence.num_computed + count))
+            outputs += self._score(sequence, sequence.num_computed - count)
             if sequence.num_pending == 0:
                 outputs.append(self._append(sequence, tokens[place], place))
                 place += 1
         return outputs
+
+    def _score(self, sequence: Sequence, start: int) -> list[Scored]:
+        """Tell what the rows from `start` on say of the prompt's tokens behind them."""
+        rows = sequence.rows_to_score(start, sequence.num_computed)
+        slot, count = sequence.slot, sequence.num_prompt_logprobs
+        if not rows or slot is None or count is None:
+            return []
+        behind = (sequence.tokens[row + 1] for row in rows)
+        told = tuple(self._runner.prompt_logprobs(slot, place, t, count) for place, t in enumerate(behind))
+        sequence.num_scored += len(rows)
+        return [Scored(sequence, told)]
 
     def _append(self, sequence: Sequence, token: int, place: int) -> Sampled:
         self._num_generated += 1

@@ -10,6 +10,8 @@ from typing import Protocol
 from ocak.core.request import Sampling
 from ocak.engine.rules import NO_RULES, TokenRules
 
+MOST_SCORED = 32  # rows of one batch: a row of logits is as long as the vocabulary
+
 
 class Sampler(Protocol):
     """The state by which one sequence picks its tokens; it outlives a preemption."""
@@ -19,12 +21,16 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive tokens of one sequence in a batch; `sampler` is set when a token is to follow the last one."""
+    """Consecutive tokens of one sequence in a batch; `sampler` is set when a token is to follow the last one.
+
+    After each of the `scored` rows the prompt's next token is known, and its log-probability is asked for.
+    """
 
     slot: int
     start: int  # position of the first token
     tokens: Rows[int]
     sampler: Sampler | None
+    scored: range = range(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Logprobs:
 
     token: float
     likeliest: tuple[tuple[int, float], ...]  # ids and values, best first
+    rank: int = 0  # how many tokens are at least as likely as the one there; 0: not told
 
 
 class RunFailed(Exception):
@@ -73,6 +80,13 @@ class Runner(Protocol):
 
     def logprobs(self, place: int, token: int, count: int) -> Logprobs:
         """Return the log-probability of what the last run put at `place` of its list, and the `count` best."""
+        ...
+
+    def prompt_logprobs(self, slot: int, place: int, token: int, count: int) -> Logprobs:
+        """Return the log-probability of the prompt's token behind a scored row of the slot's last chunk, ranked.
+
+        `place` counts the chunk's scored rows.
+        """
         ...
 
     def trim(self, slot: int, keep: int) -> None:
@@ -145,6 +159,7 @@ class FakeRunner:
         assert [chunk.slot for chunk in chunks] == sorted({chunk.slot for chunk in chunks}), "not ordered by slot"
         if self.failures:
             raise self.failures.pop(0)
+        assert sum(len(chunk.scored) for chunk in chunks) <= MOST_SCORED
         if self.num_cells is not None and self.num_used + sum(len(c.tokens) for c in chunks) > self.num_cells:
             raise NoRoom("the cells are used up")
         self.batches.append(list(chunks))
@@ -157,6 +172,15 @@ class FakeRunner:
         assert self.picked[place] == token, "another place of the batch"
         self.num_logprobs += 1
         return Logprobs(-float(token), tuple((other, -float(other)) for other in range(count)))
+
+    def prompt_logprobs(self, slot: int, place: int, token: int, count: int) -> Logprobs:
+        """A token's depends on all cells up to its row, and on itself."""
+        chunk = next(chunk for chunk in self.batches[-1] if chunk.slot == slot)
+        row = chunk.scored[place]
+        assert row < len(chunk.tokens)
+        cells = [cell.token for cell in self.cells[slot][: chunk.start + row + 1]]
+        likeliest = tuple((other, -float(other)) for other in range(count))
+        return Logprobs(-float(zlib.crc32(repr((cells, token)).encode())), likeliest, token)
 
     def use_adapter(self, name: str) -> None:
         self.adapter = name

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ocak.engine.padding import gaps, neighbours, reach, tiled
+from ocak.engine.runner import MOST_SCORED
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep, Move, Prefix, Reuse, SlotLimits, Slots
 from ocak.engine.turns import Turn, Turns
@@ -221,19 +222,21 @@ class Scheduler:
         """Whole prompts in the order of their turns, and a part of the one that no longer fits.
 
         A prompt's small rest is taken along rather than left for a step. Parts are whole grains: llama.cpp runs
-        what several sequences have in common as one pass, and the rest of the longer ones as another.
+        what several sequences have in common as one pass, and the rest of the longer ones as another. A prompt
+        that is scored goes no faster than rows can be, and lets others fill the batch.
         """
-        room = self.limits.batch_tokens
+        room, scores = self.limits.batch_tokens, MOST_SCORED
         rows: list[tuple[Sequence, int]] = []
         for sequence in sorted(prompts.values(), key=lambda sequence: sequence.turn):
-            pending = sequence.num_pending
-            if pending <= min(wanted * STRETCH, room):
-                rows.append((sequence, pending))
-                wanted -= pending
-                room -= pending
-                continue
-            part = wanted - wanted % GRAIN if rows or wanted > GRAIN else wanted
-            return [*rows, (sequence, min(part, room))] if part > 0 and room > 0 else rows
+            most = sequence.most_tokens(scores)
+            if most > min(wanted * STRETCH, room):
+                part = wanted - wanted % GRAIN if rows or wanted > GRAIN else wanted
+                return [*rows, (sequence, min(part, room))] if part > 0 and room > 0 else rows
+            if most:
+                rows.append((sequence, most))
+            scores -= len(sequence.rows_to_score(sequence.num_computed, sequence.num_computed + most))
+            wanted -= most
+            room -= most
         return rows
 
     def check_integrity(self) -> None:
@@ -247,7 +250,7 @@ class Scheduler:
 def _decode_rows(decoding: dict[int, Sequence], prompts: dict[int, Sequence]) -> list[tuple[Sequence, int]]:
     """A token of every answer, and of so many prompts as fill the gaps between the slots and the last tile."""
     deepest = reach(max(sequence.num_computed for sequence in decoding.values()))
-    near = {slot for slot, sequence in prompts.items() if sequence.num_computed <= deepest}
+    near = {slot for slot, sequence in prompts.items() if sequence.num_computed <= deepest and sequence.is_scored}
     closing = gaps(decoding, near)
     rows = len(decoding) + len(closing)
     lent = [*closing, *neighbours(decoding, near, tiled(rows) - rows)]

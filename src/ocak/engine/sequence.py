@@ -41,6 +41,8 @@ class Sequence:
     root: Hashable = None  # the adapter's too; prefixes are shared under the same root alone
     num_logprobs: int | None = None  # of the likeliest to tell beside each token's own; None: nothing at all
     rules: TokenRules = NO_RULES
+    num_prompt_logprobs: int | None = None  # the same for the prompt's tokens
+    num_scored: int = 0  # of the prompt's tokens but the first, whose log-probability is known
     num_prompt: int = field(init=False)
     num_computed: int = 0
     num_cached: int = 0  # of the prompt, found computed already
@@ -66,6 +68,29 @@ class Sequence:
     @property
     def in_prefill(self) -> bool:
         return self.num_pending > 1
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether nothing of the prompt is left to tell the log-probability of."""
+        return self.num_prompt_logprobs is None or self.num_scored >= self.num_prompt - 1
+
+    @property
+    def num_reusable(self) -> int:
+        """How many tokens may be found computed: not the last or those to be scored, whose logits are needed."""
+        return len(self.tokens) - 1 if self.is_scored else self.num_scored
+
+    def rows_to_score(self, start: int, end: int) -> range:
+        """Of the tokens from `start` to `end`, those after which a prompt's token is to be scored."""
+        if self.is_scored:
+            return range(0)
+        return range(max(start, self.num_scored), max(start, min(end, self.num_prompt - 1)))
+
+    def most_tokens(self, num_scores: int) -> int:
+        """How many pending tokens may be computed if no more than so many rows can be scored."""
+        first = max(self.num_computed, self.num_scored)
+        if self.is_scored or self.num_prompt - 1 - first <= num_scores:
+            return self.num_pending
+        return first + num_scores - self.num_computed
 
     @property
     def usage(self) -> Usage:

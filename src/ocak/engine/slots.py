@@ -124,8 +124,7 @@ class Slots:
         if sequence.awaited is not None and sequence.awaited.is_coming:
             return None
         best, coming = NO_PREFIX, NO_PREFIX
-        # One token is always left to compute: its logits are the first answer's.
-        for holder, common in self._tree.match(sequence.root, sequence.tokens, len(sequence.tokens) - 1).items():
+        for holder, common in self._tree.match(sequence.root, sequence.tokens, sequence.num_reusable).items():
             held = self._saved.get(holder) or self.cells.length(holder)
             length = min(common, held) if self.limits.reuse == "parts" or held <= common else 0
             if length > best.length or (length == best.length > 0 and holder in self._cached):

@@ -15,7 +15,16 @@ from typing import Protocol
 import msgspec
 
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
-from ocak.core.events import Delta, Event, Finished, FinishReason, TokenLogprob, Usage
+from ocak.core.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    PromptScored,
+    PromptToken,
+    TokenLogprob,
+    Usage,
+)
 from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
 from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
 from ocak.core.status import ModelStatus
@@ -59,6 +68,7 @@ class Completion(msgspec.Struct, frozen=True):
     reason: FinishReason
     usage: Usage
     logprobs: list[TokenLogprob] | None = None  # of the text's tokens; None: not asked for
+    prompt: list[PromptToken] | None = None  # the same of the prompt's
 
 
 class Gateway:
@@ -138,6 +148,8 @@ class Gateway:
         check_stopping(request.stopping)
         if request.logprobs is not None:
             LOGPROBS_RANGE.check("logprobs", request.logprobs)
+        if request.prompt_logprobs is not None:
+            LOGPROBS_RANGE.check("prompt_logprobs", request.prompt_logprobs)
         cost = prompt_bytes(request.prompt)
         timer = RequestTimer(model.key)
         try:
@@ -161,6 +173,7 @@ class Gateway:
 async def _collect(provider: Provider, request: GenerateRequest, timer: RequestTimer) -> Completion:
     text: list[str] = []
     logprobs: list[TokenLogprob] | None = None if request.logprobs is None else []
+    prompt: list[PromptToken] | None = None if request.prompt_logprobs is None else []
     async with aclosing(provider.stream(request)) as events:
         async for event in events:
             timer.observe(event)
@@ -168,6 +181,8 @@ async def _collect(provider: Provider, request: GenerateRequest, timer: RequestT
                 text.append(event.text)
                 if logprobs is not None:
                     logprobs += event.logprobs
+            elif isinstance(event, PromptScored) and prompt is not None:
+                prompt += event.tokens
             elif isinstance(event, Finished):
-                return Completion("".join(text), event.reason, event.usage, logprobs)
+                return Completion("".join(text), event.reason, event.usage, logprobs, prompt)
     raise WorkerLost("the answer ended without its end")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ocak.core.errors import LoadFailed
 from ocak.core.rope import RopeOptions
 from ocak.engine.padding import TILE
-from ocak.engine.runner import Aborted, Chunk, NoRoom, RunFailed
+from ocak.engine.runner import MOST_SCORED, Aborted, Chunk, NoRoom, RunFailed
 from ocak.engine.slots import Reuse
 from ocak.llama import library
 from ocak.llama.model import LlamaModel
@@ -47,6 +47,11 @@ class ContextOptions:
     @property
     def is_unified(self) -> bool:
         return self.kv_cells < self.context * self.parallel
+
+    @property
+    def max_outputs(self) -> int:
+        """Rows of a batch that may have logits: every slot's, those that fill a tile, and a prompt's."""
+        return self.num_slots + TILE + MOST_SCORED
 
     @property
     def num_slots(self) -> int:
@@ -81,6 +86,7 @@ class LlamaContext:
         self.reuse: Reuse = "parts" if model.can_trim else "wholes"
         self.threads = options.threads
         self.batch_tokens = options.batch_tokens
+        self.scored_at: dict[int, int] = {}  # by slot, among the logits of the last pass: its first scored row's
         self._logits: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._logits_address = 0
         self._abort_flag = ctypes.create_string_buffer(2)
@@ -111,8 +117,9 @@ class LlamaContext:
         """Write the chunks into the batch; return where the logits will be that a sampler waits for.
 
         A chunk is followed by as many tokens of no meaning as `padding` says of its slot. First rows of other
-        chunks get logits too, up to `num_outputs` in all.
+        chunks get logits too, up to `num_outputs` in all. Scored rows come before the last, see `scored_at`.
         """
+        self.scored_at.clear()
         outputs: list[Output] = []
         num_extra = max(0, num_outputs - sum(chunk.sampler is not None for chunk in chunks))
         end = num_before = 0
@@ -124,11 +131,15 @@ class LlamaContext:
             self._positions[start:end] = range(chunk.start, chunk.start + end - start)
             self._slots[start:end] = chunk.slot
             self._outputs[start:end] = 0
+            if chunk.scored:
+                self._outputs[start + chunk.scored.start : start + chunk.scored.stop] = 1
+                self.scored_at[chunk.slot] = num_before
+                num_before += len(chunk.scored)
             if chunk.sampler is not None:
                 self._outputs[last] = 1
                 outputs.append(Output(last, num_before))
                 num_before += 1
-            elif num_extra:
+            elif num_extra and not chunk.scored:
                 self._outputs[start] = 1
                 num_extra -= 1
                 num_before += 1
@@ -156,7 +167,7 @@ class LlamaContext:
         """A view of the last pass's logits: outputs x vocabulary; rows beyond the last output mean nothing."""
         address = ctypes.addressof(c.llama_get_logits(self.pointer).contents)
         if address != self._logits_address:
-            size = (self.num_slots + TILE) * self._num_vocab
+            size = self._options.max_outputs * self._num_vocab
             flat: NDArray[np.float32] = np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
             self._logits, self._logits_address = flat.reshape(-1, self._num_vocab), address
         return self._logits
@@ -214,7 +225,7 @@ def _params(options: ContextOptions) -> object:
     )
     params.n_batch = params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.num_slots
-    params.n_outputs_max = options.num_slots + TILE
+    params.n_outputs_max = options.max_outputs
     params.n_threads = params.n_threads_batch = options.threads
     params.type_k = params.type_v = library.KV_TYPES[options.kv_type]
     params.flash_attn_type = library.FLASH_ATTENTION[options.flash_attn]

@@ -68,6 +68,10 @@ class LlamaRunner:
     def logprobs(self, place: int, token: int, count: int) -> Logprobs:
         return logprobs(self._context.logits()[self._outputs[place].index], token, count)
 
+    def prompt_logprobs(self, slot: int, place: int, token: int, count: int) -> Logprobs:
+        row = self._context.scored_at[slot] + place
+        return logprobs(self._context.logits()[row], token, count, is_ranked=True)
+
     def trim(self, slot: int, keep: int) -> None:
         self._context.trim(slot, keep)
         self._lengths[slot] = keep

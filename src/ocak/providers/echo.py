@@ -14,7 +14,18 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from ocak.core.errors import ContextLengthExceeded, InvalidRequest, OcakError
-from ocak.core.events import Delta, Event, Finished, FinishReason, LikelyToken, Started, TokenLogprob, Usage
+from ocak.core.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    LikelyToken,
+    PromptScored,
+    PromptToken,
+    Started,
+    TokenLogprob,
+    Usage,
+)
 from ocak.core.request import ChatPrompt, GenerateRequest, InfillPrompt, Prompt, TextPrompt, TokenPrompt
 from ocak.core.status import EngineStats, LoadStatus, ModelState, ModelStatus
 
@@ -96,9 +107,11 @@ class EchoProvider:
         await self._reach(0)
         yield Started(num_prompt)
         words, reason = _cut(prompt, request)
+        if request.prompt_logprobs is not None:
+            yield PromptScored(self._scored(prompt, request.prompt_logprobs))
         if request.echo:
             yield Delta(prompt, 0)
-        num_characters = 0
+        num_characters = len(prompt) if request.echo else 0
         for step, word in enumerate(words, start=1):
             await self._reach(step)
             yield Delta(word, 1, _logprobs(word, num_characters, request.logprobs))
@@ -113,6 +126,14 @@ class EchoProvider:
             await self.pause(step)
         if step == self.fail_at:
             raise self.failure
+
+    def _scored(self, prompt: str, count: int) -> tuple[PromptToken, ...]:
+        told: list[PromptToken] = []
+        for match in WORD.finditer(prompt):
+            number, certain = self._id(match[0]), LikelyToken(match[0].encode(), 0.0)
+            likeliest = ((number, certain),) if count and told else ()
+            told.append(PromptToken(number, certain, match.start(), 1 if told else 0, likeliest))
+        return tuple(told)
 
     def _id(self, word: str) -> int:
         if word not in self._ids:

@@ -15,11 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ocak.core.errors import GenerationFailed, to_wire
-from ocak.core.events import Delta, Finished, FinishReason, Started, TokenLogprob
-from ocak.engine.engine import Admitted, Broken, Engine, Output, Sampled
+from ocak.core.events import Delta, Finished, FinishReason, PromptScored, Started, TokenLogprob
+from ocak.engine.engine import Admitted, Broken, Engine, Output, Sampled, Scored
+from ocak.engine.runner import Logprobs
 from ocak.engine.sequence import Sequence
 from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import Events, Failed, RequestEvent
+from ocak.worker.prompt_logprobs import PromptReport
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
 
@@ -36,6 +38,7 @@ class Answer:
     text: AnswerText
     echo: str = ""  # text that goes before the answer
     logprobs: HeldLogprobs | None = None  # if asked for
+    prompt: PromptReport | None = None  # if its log-probabilities are asked for
     num_unsent: int = field(default=0, init=False)  # tokens whose text has not gone out yet
 
 
@@ -126,13 +129,22 @@ class EngineLoop:
     def _tell(self, answer: Answer, output: Output) -> list[RequestEvent]:
         match output:
             case Admitted():
-                echo = [Delta(answer.echo, 0)] if answer.echo else []
-                return [Started(answer.sequence.num_prompt), *echo]
+                return [Started(answer.sequence.num_prompt), *self._tell_prompt(answer, ())]
+            case Scored(_, logprobs):
+                return self._tell_prompt(answer, logprobs)
             case Broken(_, message):
                 del self._answers[answer.sequence.id]
                 return [Failed(to_wire(GenerationFailed(message)))]
             case Sampled():
                 return self._tell_token(answer, output)
+
+    def _tell_prompt(self, answer: Answer, logprobs: tuple[Logprobs, ...]) -> list[RequestEvent]:
+        """Tell what is known of the prompt by now; its text is repeated when that is all."""
+        echo: list[RequestEvent] = [Delta(answer.echo, 0)] if answer.echo else []
+        if answer.prompt is None:
+            return echo
+        scored = PromptScored(answer.prompt.tell(logprobs))
+        return [scored, *echo] if answer.prompt.is_complete else [scored]
 
     def _tell_token(self, answer: Answer, sampled: Sampled) -> list[RequestEvent]:
         answer.num_unsent += 1

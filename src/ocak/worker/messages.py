@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from ocak.core.errors import WireError
-from ocak.core.events import Delta, Finished, Started
+from ocak.core.events import Delta, Finished, PromptScored, Started
 from ocak.core.lora import LoraAdapter
 from ocak.core.placement import TensorOverride
 from ocak.core.request import GenerateRequest, Prompt
@@ -90,7 +90,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     error: WireError
 
 
-RequestEvent = Started | Delta | Finished | Failed
+RequestEvent = Started | PromptScored | Delta | Finished | Failed
 
 
 class Events(msgspec.Struct, frozen=True, tag=True):

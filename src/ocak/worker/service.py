@@ -46,6 +46,7 @@ from ocak.worker.messages import (
     Tokenize,
     ToWorker,
 )
+from ocak.worker.prompt_logprobs import PromptReport, check_size
 from ocak.worker.rules import end_tokens, token_rules
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
@@ -192,12 +193,18 @@ class Worker:
             root=(request.tenant, request.cache_salt, request.lora),
             num_logprobs=request.logprobs,
             rules=token_rules(request, vocabulary),
+            num_prompt_logprobs=request.prompt_logprobs,
         )
         echo = vocabulary.text(tokens) if request.echo else ""
         has_logprobs = request.logprobs is not None
-        logprobs = HeldLogprobs(vocabulary.piece, vocabulary.special_text) if has_logprobs else None
+        names = vocabulary.piece, vocabulary.special_text
+        logprobs = HeldLogprobs(*names, len(echo)) if has_logprobs else None
+        prompt = None
+        if request.prompt_logprobs is not None:
+            check_size(len(tokens), request.prompt_logprobs)
+            prompt = PromptReport(*names, tokens)
         text = AnswerText(request.stopping.stop, request.stopping.min_tokens)
-        return Answer(sequence, text, echo, logprobs)
+        return Answer(sequence, text, echo, logprobs, prompt)
 
     async def _beat(self) -> None:
         process = psutil.Process()
