@@ -125,7 +125,7 @@ def test_who_is_preempted_half_told_is_told_the_rest_alone() -> None:
     assert told[1] == expected(jobs[1].tokens[:100], 1)
 
 
-PIECES = {1: "h".encode(), 2: "é".encode()[:1], 3: "é".encode()[1:], 4: b"", 5: b"\xff"}
+PIECES = {1: b"h", 2: "é".encode()[:1], 3: "é".encode()[1:], 4: b"", 5: b"\xff"}
 
 
 def report(tokens: list[int]) -> PromptReport:
