@@ -33,8 +33,9 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def ask(server: RunningServer, **fields: object) -> str:
+    body = {"prompt": PROMPT, "max_tokens": 16, "temperature": 0} | fields
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        answer = client.completions.create(prompt=PROMPT, max_tokens=16, temperature=0, **fields)  # type: ignore[call-overload]
+        answer = client.completions.create(**body)  # type: ignore[call-overload]
         return answer.choices[0].text  # type: ignore[no-any-return]
 
 
@@ -72,14 +73,22 @@ def test_a_prompt_that_another_adapter_computed_is_not_used(server: RunningServe
 def test_every_adapter_is_listed_with_its_parent(server: RunningServer) -> None:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         cards = {card.id: card.model_dump() for card in client.models.list()}
-        one = client.models.retrieve("loud").model_dump()
+        one, same = (client.models.retrieve(name).model_dump() for name in ("loud", "tiny:loud"))
     assert {name: card["parent"] for name, card in cards.items()} == {
         "tiny": None,
         "tiny:loud": "tiny",
         "tiny:other": "tiny",
         "tiny:still": "tiny",
     }
-    assert (one["parent"], one["root"]) == ("tiny", "tiny:loud")
+    assert (one["parent"], one["root"]) == (same["parent"], same["root"]) == ("tiny", "tiny:loud")
+
+
+def test_a_flood_of_one_adapter_does_not_hold_another_up(server: RunningServer) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        flood = [pool.submit(ask, server, model="loud", max_tokens=500, prompt=[i, 7]) for i in range(12)]
+        ask(server, model="tiny:other", prompt=[1])
+        assert sum(not one.done() for one in flood) >= 6
+        assert all(one.result() for one in flood)
 
 
 def test_an_adapter_that_is_not_there_is_refused_with_those_that_are(server: RunningServer) -> None:

@@ -88,10 +88,11 @@ def answers(wanted: list[tuple[str, int, int]], limits: SchedulerLimits) -> tupl
     return [one.tokens[one.num_prompt :] for one in sequences], runner
 
 
-@given(jobs, st.integers(1, 4), st.integers(4, 40), st.booleans(), st.booleans())
+@given(jobs, st.integers(1, 4), st.integers(4, 40), st.tuples(st.booleans(), st.booleans(), st.booleans()))
 def test_an_answer_is_the_same_alone_and_among_other_adapters(
-    wanted: list[tuple[str, int, int]], parallel: int, budget: int, is_shared: bool, keeps: bool
+    wanted: list[tuple[str, int, int]], parallel: int, budget: int, kind: tuple[bool, bool, bool]
 ) -> None:
+    is_shared, keeps, has_states = kind
     limits = SchedulerLimits(
         parallel=parallel,
         context=64,
@@ -100,6 +101,7 @@ def test_an_answer_is_the_same_alone_and_among_other_adapters(
         num_slots=2 * parallel if is_shared else parallel,
         shares_cells=is_shared,
         keeps_prefixes=keeps,
+        reuse="wholes" if has_states else "parts",
         host_tokens=0 if is_shared else 200,
     )
     together, _ = answers(wanted, limits)
