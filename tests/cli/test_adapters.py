@@ -80,6 +80,7 @@ def test_every_adapter_is_listed_with_its_parent(server: RunningServer) -> None:
         "tiny:other": "tiny",
         "tiny:still": "tiny",
     }
+    assert server.get("/models/status")["models"][0]["info"]["lora"] == ["loud", "other", "still"]
     assert (one["parent"], one["root"]) == (same["parent"], same["root"]) == ("tiny", "tiny:loud")
 
 
@@ -128,3 +129,13 @@ def test_a_stretched_model_serves_beyond_the_context_it_was_trained_for(tiny_mod
     with serving(tiny_model, *flags) as running, OpenAI(base_url=f"{running.url}/v1", api_key="none") as client:
         answer = client.completions.create(model="tiny", prompt=[5] * 3000, max_tokens=4, temperature=0)
     assert answer.usage is not None and answer.usage.prompt_tokens == 3000
+
+
+def test_a_single_answer_is_given_with_the_adapter_that_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    paths = {name: write_adapter(tmp_path / f"{name}.gguf", TinyAdapter(seed=1)) for name in ("a", "b")}
+    base = ("run", "hello", "--model", tiny_model, "--temperature", "0", "--max-tokens", "12")
+    plain, adapted = ocak(*base), ocak(*base, f"--lora=a={paths['a']}")
+    assert plain.returncode == adapted.returncode == 0, adapted.stderr
+    assert plain.stdout != adapted.stdout
+    both = ocak(*base, *(f"--lora={name}={path}" for name, path in paths.items()))
+    assert both.returncode != 0 and "give --lora once" in both.stderr

@@ -12,6 +12,7 @@ from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 from tests.adapters import TinyAdapter, write_adapter
 from tests.llama.test_runner import CONTEXT, GREEDY, PROMPTS, options
+from tests.models import TinyModel, write_model
 
 from ocak.core.lora import LoraAdapter
 from ocak.engine.engine import Engine, Scored
@@ -164,3 +165,16 @@ def test_the_smallest_batches_tell_them_too(model: LlamaModel, adapters: LlamaAd
     rows = log_softmax(model, PROMPTS[2], adapters)
     expected = [row[token] for row, token in zip(rows, PROMPTS[2][1:], strict=False)]
     assert [one.token for one in told] == pytest.approx(expected, abs=SHAPES)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "mamba"])
+def test_models_with_a_window_or_a_recurrent_state_tell_them_too(tmp_path: Path, architecture: str) -> None:
+    path = write_model(tmp_path / "other.gguf", TinyModel(architecture=architecture))  # type: ignore[arg-type]
+    model = LlamaModel(str(path), WeightOptions(), lambda _progress: None)
+    none = LlamaAdapters(model, [])
+    served = serve(model, none, [(LONG, "", 2), (PROMPTS[5], "", None), (LONG[:90], "", 0)], options())
+    for prompt, told in ((LONG, served[0]), (LONG[:90], served[2])):
+        rows = log_softmax(model, prompt, none)
+        expected = [row[token] for row, token in zip(rows, prompt[1:], strict=False)]
+        assert [one.token for one in told] == pytest.approx(expected, abs=SHAPES)
+    model.close()

@@ -61,6 +61,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     gpu: str | None  # the device in use; None on the CPU
     idle_gpu: str | None  # a GPU that this build of llama.cpp cannot use
     load_s: float
+    lora: tuple[str, ...] = ()  # the adapters that requests may name
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

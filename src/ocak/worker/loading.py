@@ -81,6 +81,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         gpu=gpu,
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
         load_s=time.perf_counter() - started,
+        lora=adapters.names,
     )
     engine = _engine(runner, context, sizes, options, info)
     return LoadedModel(model, engine, prompts, info, runner.samplers)
