@@ -78,6 +78,7 @@ class TinyModel:
     extra_tokens: tuple[str, ...] = ()
     sliding_window: int = 32  # of gemma2
     state_size: int = 8  # of mamba
+    is_quantized: bool = False  # Q4_0, which the CPU repacks
     num_experts: int = 0  # of which two are used; llama alone
 
 
@@ -133,7 +134,11 @@ def _write(writer: GGUFWriter, model: TinyModel) -> None:
     _add_metadata(writer, model)
     for name, tensor in _tensors(model).items():
         is_plain = tensor.ndim == 1 or name.endswith(("ssm_a", "ssm_conv1d.weight", "ffn_gate_inp.weight"))
-        writer.add_tensor(name, tensor if is_plain else tensor.astype(np.float16))
+        if model.is_quantized and not is_plain:
+            q4 = gguf.GGMLQuantizationType.Q4_0
+            writer.add_tensor(name, gguf.quants.quantize(tensor, q4), raw_dtype=q4)
+        else:
+            writer.add_tensor(name, tensor if is_plain else tensor.astype(np.float16))
     _finish(writer)
 
 

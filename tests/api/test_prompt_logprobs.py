@@ -3,6 +3,10 @@
 import pytest
 from openai import BadRequestError
 
+from ocak.core.errors import WorkerLost
+from ocak.core.events import PromptScored
+from ocak.providers.echo import EchoProvider
+from tests.api.serving import serving_echo
 from tests.api.test_openai_client import HELLO, client
 
 
@@ -80,3 +84,19 @@ async def test_a_stream_cannot_tell_them_and_says_what_can(served):
     async with client(served) as api:
         with pytest.raises(BadRequestError, match="leave stream out, or send echo with logprobs"):
             await api.completions.create(model="echo", prompt="x", stream=True, extra_body={"prompt_logprobs": 1})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_is_computed_anew_after_a_lost_worker_is_told_once(stream):
+    class Dying(EchoProvider):
+        async def _answer(self, request):
+            async for event in super()._answer(request):
+                yield event
+                if type(event) is PromptScored and self.num_requests == 1:
+                    raise WorkerLost("it ended")
+
+    async with serving_echo(Dying()) as served, client(served) as api:
+        answer = await api.completions.create(model="echo", prompt="a b", echo=True, logprobs=0, stream=stream)
+        choices = [chunk.choices[0] async for chunk in answer] if stream else answer.choices
+    told = [token for choice in choices if choice.logprobs for token in choice.logprobs.tokens]
+    assert served.echo.num_requests == 2 and told == ["a", " b", "a", " b"]

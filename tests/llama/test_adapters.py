@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -127,6 +128,21 @@ def test_an_adapter_for_experts_and_one_for_the_embedding_answer(tmp_path: Path)
     model = LlamaModel(str(path), WeightOptions(), lambda _progress: None)
     adapters = LlamaAdapters(model, [LoraAdapter("experts", str(file))])
     assert alone(model, adapters, "experts", PROMPTS[1]) != alone(model, adapters, "", PROMPTS[1])
+    model.close()
+
+
+def test_an_adapter_of_repacked_weights_answers_and_fills_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_model(tmp_path / "q4.gguf", TinyModel(is_quantized=True))
+    model = LlamaModel(str(path), WeightOptions(), lambda _progress: None)
+    files = {name: write_adapter(tmp_path / name, TinyAdapter(seed=seed)) for name, seed in (("a", 1), ("b", 2))}
+    adapters = LlamaAdapters(model, [LoraAdapter(name, str(file)) for name, file in files.items()])
+    jobs = [(name, prompt) for prompt in PROMPTS[:2] for name in ("", "a", "b")]
+    mixed = serve(model, adapters, jobs, options())
+    assert mixed == [alone(model, adapters, name, prompt) for name, prompt in jobs]
+    assert len({tuple(answer) for answer in mixed}) == 6
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     model.close()
 
 

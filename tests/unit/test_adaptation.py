@@ -85,6 +85,8 @@ def test_a_factor_has_two_spellings_and_one_value() -> None:
     assert rope_options(ModelSettings(rope_scale=4.0)).freq_scale == 0.25
     with pytest.raises(ConfigError, match="rope_scale 4 and rope_freq_scale 0.25"):
         rope_options(ModelSettings(rope_scale=4.0, rope_freq_scale=0.25))
+    with pytest.raises(ConfigError, match="rope_scale must be 0 or at least 0.0625"):
+        rope_options(ModelSettings(rope_scale=1e-9))
 
 
 def test_adapters_are_read_from_flags_variables_and_tables(tmp_path: Path) -> None:

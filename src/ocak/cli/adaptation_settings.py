@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from ocak.core.limits import INT32_MAX
+from ocak.core.rope import MOST_FREQ_SCALE
 
 
 class AdaptationSettings(Struct, frozen=True, kw_only=True):
@@ -31,7 +32,8 @@ class AdaptationSettings(Struct, frozen=True, kw_only=True):
         0.0
     )
     rope_freq_scale: Annotated[
-        float, Meta(ge=0, le=16, description="1 / rope_scale, llama.cpp's other spelling; 0: the model's")
+        float,
+        Meta(ge=0, le=MOST_FREQ_SCALE, description="1 / rope_scale, llama.cpp's other spelling; 0: the model's"),
     ] = 0.0
     yarn_orig_ctx: Annotated[
         int, Meta(ge=0, le=INT32_MAX, description="context before YaRN; 0: what the model was trained for")

@@ -42,6 +42,7 @@ class RopeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 MOST_CONTEXT = 2**31 - 1
+MOST_FREQ_SCALE = 16.0
 
 
 def freq_scale(scale: float, freq_scale: float) -> float:
@@ -50,5 +51,9 @@ def freq_scale(scale: float, freq_scale: float) -> float:
         raise ConfigError(
             f"rope_scale {scale:g} and rope_freq_scale {freq_scale:g} say the same in two ways; leave one out",
             param="rope_freq_scale",
+        )
+    if scale and scale * MOST_FREQ_SCALE < 1:
+        raise ConfigError(
+            f"rope_scale must be 0 or at least {1 / MOST_FREQ_SCALE:g}, not {scale:g}", param="rope_scale"
         )
     return 1.0 / scale if scale else freq_scale

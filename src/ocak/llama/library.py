@@ -21,6 +21,7 @@ FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 ROPE_SCALING = {"auto": -1, "none": 0, "linear": 1, "yarn": 2}
 LOG_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 LOG_CONTINUED = 5
+EXPECTED = ("cannot use buft",)  # said of every adapter's tensor whose weight is repacked; nothing is amiss
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 VERSION: str = llama_cpp.__version__
 
@@ -30,7 +31,7 @@ abort_wanted = threading.Event()  # llama.cpp calls an abort that was asked for 
 
 def _log(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", "replace").rstrip()
-    if abort_wanted.is_set():
+    if abort_wanted.is_set() or any(said in line for said in EXPECTED):
         level = min(level, 1)
     if level == 4 and line:
         _recent_errors[:] = [*_recent_errors[-4:], line]
