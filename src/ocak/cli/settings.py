@@ -110,7 +110,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
         Meta(
             ge=20,
             le=60_000,
-            description="longest gap to aim for between two tokens while prompts are computed; more: more throughput",
+            description="longest wanted gap between tokens while prompts are computed; longer: more throughput",
         ),
     ] = 200
     max_queued: Annotated[
