@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ocak.api.exchange import Exchange
+from ocak.core.embedding import ModelKind
 from ocak.core.request import Sampling
 from ocak.core.status import ModelStatus
 from ocak.gateway.gateway import Gateway, ServedModel
@@ -26,6 +27,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     owned_by: str = "ocak"
     root: str  # the model's key; differs from `id` for its other names
+    kind: ModelKind | None = None  # what it does: text, embedding or rerank; null until it is known
     max_model_len: int | None  # tokens of a sequence, prompt and answer; null until it is known
     defaults: SamplingDefaults
 
@@ -65,8 +67,14 @@ class Models:
 
 
 def _card(name: str, model: ServedModel) -> ModelCard:
+    info = model.provider.status().info
     return ModelCard(
-        id=name, created=model.created, root=model.key, max_model_len=context_of(model), defaults=DEFAULTS
+        id=name,
+        created=model.created,
+        root=model.key,
+        kind=info.kind if info else None,
+        max_model_len=context_of(model),
+        defaults=DEFAULTS,
     )
 
 

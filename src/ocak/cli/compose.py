@@ -21,6 +21,7 @@ from ocak.gateway.gateway import Gateway, ServedModel
 from ocak.memory.devices import memory_bytes, present_gpu
 from ocak.memory.estimate import KvSettings, estimate
 from ocak.memory.gguf_header import GgufModel, read_model
+from ocak.memory.model_kind import is_encoder, pooling_of
 from ocak.providers.local import LocalProvider
 from ocak.worker.messages import LoadOptions
 
@@ -91,13 +92,18 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         mlock=model.mlock,
         chat_template=_template(model.chat_template),
         chat_template_kwargs=model.chat_template_kwargs,
+        embedding=model.embedding,
+        pooling=model.pooling,
     )
 
 
 def _bytes(model: ModelSettings, file: GgufModel) -> int:
     trained = file.header.context_length or DEFAULT_CONTEXT_LIMIT
     context = model.context or min(trained, DEFAULT_CONTEXT_LIMIT)
-    cells = model.kv_cells or context * model.parallel
+    pooling = pooling_of(file.header, embedding=model.embedding, pooling=model.pooling)
+    if pooling is not None and is_encoder(file.header):
+        return file.weights_bytes
+    cells = context + model.batch_tokens if pooling else model.kv_cells or context * model.parallel
     return estimate(file, KvSettings(cells, model.kv_type, model.kv_type)).total_bytes
 
 

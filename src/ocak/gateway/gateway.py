@@ -14,9 +14,10 @@ from typing import Protocol
 
 import msgspec
 
+from ocak.core.embedding import Embedded, EmbedRequest, input_bytes
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
 from ocak.core.events import Delta, Event, Finished, FinishReason, TokenLogprob, Usage
-from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
+from ocak.core.limits import DIMENSIONS_RANGE, LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
 from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.admission import Admission
@@ -104,6 +105,21 @@ class Gateway:
                         raise
         raise AssertionError("the loop returns or raises")
 
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        """Return one input's vector, or one pair's score. A lost worker is tried again, as in `complete`."""
+        model = self.resolve(request.model)
+        PRIORITY_RANGE.check("priority", request.priority)
+        if request.dimensions is not None:
+            DIMENSIONS_RANGE.check("dimensions", request.dimensions)
+        with self._place(model, input_bytes(request.input)) as timer:
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                try:
+                    return await _embedded(model.provider, request, timer)
+                except WorkerLost:
+                    if attempt == MAX_ATTEMPTS:
+                        raise
+        raise AssertionError("the loop returns or raises")
+
     async def tokenize(self, name: str | None, prompt: Prompt, *, add_special: bool = True) -> tuple[int, ...]:
         model = self.resolve(name)
         with model.admission.place(prompt_bytes(prompt)):
@@ -123,7 +139,12 @@ class Gateway:
         check_stopping(request.stopping)
         if request.logprobs is not None:
             LOGPROBS_RANGE.check("logprobs", request.logprobs)
-        cost = prompt_bytes(request.prompt)
+        with self._place(model, prompt_bytes(request.prompt)) as timer:
+            yield model.provider, timer
+
+    @contextmanager
+    def _place(self, model: ServedModel, cost: int) -> Iterator[RequestTimer]:
+        """Hold a place in the model's queue; what becomes of it is counted."""
         timer = RequestTimer(model.key)
         try:
             model.admission.enter(cost)
@@ -132,7 +153,7 @@ class Gateway:
             timer.finish()
             raise
         try:
-            yield model.provider, timer
+            yield timer
         except BaseException as error:
             timer.fail(error)
             raise
@@ -155,4 +176,13 @@ async def _collect(provider: Provider, request: GenerateRequest, timer: RequestT
                     logprobs += event.logprobs
             elif isinstance(event, Finished):
                 return Completion("".join(text), event.reason, event.usage, logprobs)
+    raise WorkerLost("the answer ended without its end")
+
+
+async def _embedded(provider: Provider, request: EmbedRequest, timer: RequestTimer) -> Embedded:
+    async with aclosing(provider.embed(request)) as events:
+        async for event in events:
+            timer.observe(event)
+            if isinstance(event, Embedded):
+                return event
     raise WorkerLost("the answer ended without its end")
