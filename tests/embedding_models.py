@@ -1,6 +1,7 @@
 """Writes tiny models that embed or rank, with random weights that llama.cpp really loads. Knows no test.
 
 `bert` reads both ways and keeps no KV cache; `qwen2` and `qwen3` read left to right, as language models do.
+Their weights are float32, so that rounding hides no mistake.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from string import ascii_lowercase, digits
 import gguf
 import numpy as np
 from gguf import GGUFWriter, PoolingType
+
 from tests import models
 from tests.models import Array, TinyModel
 
@@ -58,7 +60,10 @@ def write_causal_embedder(path: Path, *, pooling: int = PoolingType.LAST, seed: 
     """A qwen2 whose last token's state is the text's vector, as Qwen3-Embedding's is."""
     writer = GGUFWriter(path, "qwen2")
     writer.add_uint32("qwen2.pooling_type", pooling)
-    models._write(writer, TinyModel(seed=seed, architecture="qwen2"))
+    model = TinyModel(seed=seed, architecture="qwen2")
+    models._add_metadata(writer, model)
+    _add_tensors(writer, models._tensors(model))
+    models._finish(writer)
     return path
 
 
@@ -105,8 +110,7 @@ def _add_word_pieces(writer: GGUFWriter) -> None:
 
 def _add_tensors(writer: GGUFWriter, tensors: dict[str, Array]) -> None:
     for name, tensor in tensors.items():
-        is_matrix = tensor.ndim == 2 and name.startswith("blk.")
-        writer.add_tensor(name, tensor.astype(np.float16) if is_matrix else tensor)
+        writer.add_tensor(name, tensor)
 
 
 def _encoder_tensors(model: TinyEncoder) -> dict[str, Array]:

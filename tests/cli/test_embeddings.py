@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 from openai import OpenAI
+
 from tests.cli.processes import DEADLINE_S, RunningServer, serving
 from tests.embedding_models import write_causal_embedder, write_cross_encoder, write_encoder
 

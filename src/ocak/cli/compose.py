@@ -103,7 +103,7 @@ def _bytes(model: ModelSettings, file: GgufModel) -> int:
     pooling = pooling_of(file.header, embedding=model.embedding, pooling=model.pooling)
     if pooling is not None and is_encoder(file.header):
         return file.weights_bytes
-    cells = context + model.batch_tokens if pooling else model.kv_cells or context * model.parallel
+    cells = max(context, model.batch_tokens) if pooling else model.kv_cells or context * model.parallel
     return estimate(file, KvSettings(cells, model.kv_type, model.kv_type)).total_bytes
 
 

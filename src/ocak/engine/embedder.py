@@ -9,42 +9,15 @@ Speaks token ids only; driven by one thread. Invariants: every sequence that was
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ocak.core.status import EngineStats
+from ocak.engine.embedding_runner import EmbeddingRunner, Vector
 from ocak.engine.engine import Admitted, Broken
 from ocak.engine.runner import Aborted, Chunk, RunFailed
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep
 from ocak.engine.waiting import Waiting
-
-Vector = NDArray[np.float32]
-
-
-class EmbeddingRunner(Protocol):
-    """Executes passes. Chunks come ordered by slot, at most one a slot."""
-
-    @property
-    def decode_s(self) -> float:
-        """Seconds spent inside the model's forward passes so far."""
-        ...
-
-    def run(self, chunks: Rows[Chunk], ends: Rows[int]) -> list[Vector]:
-        """Compute every chunk; return the vectors of the slots whose sequences end here. Raises `RunFailed`."""
-        ...
-
-    def abort(self) -> None:
-        """Have the pass that runs now, if any, raise `Aborted`; from any thread."""
-        ...
-
-    def clear(self, slot: int) -> None:
-        """Remove all that the slot holds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +48,7 @@ class Embedder:
         self._partial: Sequence | None = None  # begun, not at its end
         self._unwanted: set[int] = set()  # of the pass that runs, those that were cancelled
         self._in_pass: frozenset[int] = frozenset()
+        self._num_in_pass = 0  # of the last one
         self._num_steps = 0
         self._num_tokens = 0
 
@@ -124,6 +98,7 @@ class Embedder:
         else:
             outputs += self._apply(rows, vectors)
         self._num_steps += 1
+        self._num_in_pass = len(rows)
         return outputs
 
     def _schedule(self) -> list[tuple[Sequence, int]]:
@@ -212,7 +187,7 @@ class Embedder:
 
     def stats(self, busy_s: float = 0.0) -> EngineStats:
         """A snapshot; `busy_s` is the caller's measure of its time with the engine."""
-        held = 0 if self._partial is None else 1
+        held = self._num_in_pass if self.has_work else 0
         return EngineStats(
             slots=self.limits.num_slots,
             slots_used=held,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ocak.core.embedding import Pooling
 from ocak.core.errors import LoadFailed
-from ocak.engine.embedder import Vector
+from ocak.engine.embedding_runner import Vector
 from ocak.engine.runner import Aborted, Chunk, NoRoom, RunFailed
 from ocak.llama import library
 from ocak.llama.context import DECODE_ABORTED, DECODE_NO_ROOM, DECODE_OK, IS_SET, pad_cells
@@ -37,17 +37,26 @@ class EmbeddingOptions:
     num_slots: int  # texts in one pass
     batch_tokens: int
     threads: int
+    can_split: bool  # it reads left to right and pools the last token, so a text may come in parts
     kv_type: str
     kv_offload: bool
     flash_attn: str
+
+    @property
+    def num_cells(self) -> int:
+        return max(self.batch_tokens, self.context)
+
+    @property
+    def num_rows(self) -> int:
+        """Of the longest pass."""
+        return self.batch_tokens if self.can_split else self.num_cells
 
 
 class EmbeddingContext:
     """Implements `engine.embedder.EmbeddingRunner`. Used by one thread, but for `abort`."""
 
     def __init__(self, model: LlamaModel, options: EmbeddingOptions) -> None:
-        size = max(options.batch_tokens, options.context)  # rows of the longest pass
-        self.pointer = c.llama_init_from_model(model.pointer, _params(options, size))
+        self.pointer = c.llama_init_from_model(model.pointer, _params(options))
         if not self.pointer:
             raise LoadFailed(
                 f"llama.cpp could not make a context for texts of {options.context} tokens: "
@@ -55,15 +64,16 @@ class EmbeddingContext:
             )
         self._memory = c.llama_get_memory(self.pointer)
         is_encoder = bool(c.llama_model_has_encoder(model.pointer)) or not self._memory
-        is_causal = not is_encoder and bool(c.llama_get_causal_attn(self.pointer))
-        self.can_split = is_causal and options.pooling in ("last", "rank")
+        if options.can_split and (is_encoder or not c.llama_get_causal_attn(self.pointer)):
+            raise LoadFailed(f"{model.architecture} models read both ways, so pooling last is not served for them")
+        self._can_split = options.can_split
         self._run_pass = c.llama_encode if is_encoder else c.llama_decode
         self.num_cells = int(c.llama_n_ctx(self.pointer)) if self._memory else 0
         self.length = _vector_length(model, options.pooling)
         self._threads = ThreadCount(options.threads)
         self._abort_flag = ctypes.create_string_buffer(2)
         c.llama_set_abort_callback(self.pointer, IS_SET, ctypes.cast(self._abort_flag, ctypes.c_void_p))
-        self._make_batch(size)
+        self._make_batch(options.num_rows)
         self.decode_s = 0.0
 
     def _make_batch(self, size: int) -> None:
@@ -108,7 +118,7 @@ class EmbeddingContext:
 
     def _compute(self, chunks: Sequence[Chunk], ends: frozenset[int]) -> None:
         """One pass, or where the last token tells all, one over the others and one over the last ones."""
-        if not self.can_split:
+        if not self._can_split:
             self._pass(chunks, is_output=True)
             return
         before = [_without_last(chunk) if chunk.slot in ends else chunk for chunk in chunks]
@@ -138,11 +148,12 @@ class EmbeddingContext:
         return view.copy()
 
 
-def _params(options: EmbeddingOptions, size: int) -> object:
+def _params(options: EmbeddingOptions) -> object:
     params = c.llama_context_default_params()
-    params.n_ctx = pad_cells(size)
-    params.n_batch = params.n_ubatch = size
+    params.n_ctx = pad_cells(options.num_cells)
+    params.n_batch = params.n_ubatch = options.num_rows
     params.n_seq_max = options.num_slots
+    params.n_outputs_max = options.num_slots if options.can_split else 0  # 0: every row
     params.n_threads = params.n_threads_batch = options.threads
     params.type_k = params.type_v = library.KV_TYPES[options.kv_type]
     params.flash_attn_type = library.FLASH_ATTENTION[options.flash_attn]

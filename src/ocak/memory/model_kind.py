@@ -62,6 +62,15 @@ def is_encoder(header: GgufHeader) -> bool:
     return header.architecture in ENCODERS
 
 
+def can_split(header: GgufHeader, pooling: Pooling) -> bool:
+    """Whether a text's vector is that of its last token, and no token looks at those behind it."""
+    return pooling in ("last", "rank") and not is_encoder(header) and _is_causal(header)
+
+
+def _is_causal(header: GgufHeader) -> bool:
+    return header.metadata.get(f"{header.architecture}.attention.causal", True) is not False
+
+
 def _pooling(header: GgufHeader, *, embedding: bool, pooling: str) -> Pooling | None:
     wished = next((name for name in _BY_NUMBER if name == pooling), None)
     if wished is not None:
@@ -70,7 +79,7 @@ def _pooling(header: GgufHeader, *, embedding: bool, pooling: str) -> Pooling | 
     if told is None and is_encoder(header):
         return "mean"  # what sentence-transformers does where nothing is said
     if told is None and embedding:
-        return "last" if header.metadata.get(f"{header.architecture}.attention.causal", True) else "mean"
+        return "last" if _is_causal(header) else "mean"
     return told
 
 

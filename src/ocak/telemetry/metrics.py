@@ -95,7 +95,10 @@ class RequestTimer:
             self._token(now, event.num_tokens)
         elif type(event) is Started:
             self._start(now)
-        elif isinstance(event, Finished | Embedded):
+        elif type(event) is Embedded:
+            self._meter.prefill.observe(now - (self._started or self._begun))
+            self._end(event)
+        elif type(event) is Finished:
             self._end(event)
 
     def fail(self, error: BaseException) -> None:

@@ -15,7 +15,7 @@ from ocak.core.events import Usage
 from ocak.core.limits import check_text
 from ocak.core.request import Sampling
 from ocak.core.status import ModelInfo
-from ocak.engine.embedder import Vector
+from ocak.engine.embedding_runner import Vector
 from ocak.engine.sequence import Sequence
 from ocak.worker.prompt import PromptReader
 

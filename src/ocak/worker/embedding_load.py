@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ocak.core.embedding import Pooling
 from ocak.core.status import ModelInfo
 from ocak.engine.embedder import Embedder, EmbedderLimits
@@ -14,32 +16,44 @@ from ocak.llama.pairs import PairReader
 from ocak.memory.devices import present_gpu
 from ocak.memory.estimate import KvSettings, kv_bytes
 from ocak.memory.gguf_header import GgufHeader
-from ocak.memory.model_kind import kind_of
+from ocak.memory.model_kind import can_split, kind_of
 from ocak.worker.embedding import EmbeddingWork
 from ocak.worker.prompt import PromptReader
 
+PLAIN_KV_TYPES = ("f32", "f16", "bf16")
+MOST_SCORES = 2**22  # of one head: 16 MiB
 TEXTS_IN_A_PASS = 64  # at least: short ones share a pass, whose tokens are bounded by themselves
 WARM_UP_TOKENS = 8
 
 
-def embedding_options(pooling: Pooling, sizes: ContextOptions) -> EmbeddingOptions:
-    """Settle the sizes. Pure."""
-    return EmbeddingOptions(
+def embedding_options(header: GgufHeader, pooling: Pooling, sizes: ContextOptions) -> EmbeddingOptions:
+    """Settle the sizes, and what `auto` means. Pure."""
+    settled = EmbeddingOptions(
         pooling=pooling,
         context=sizes.context,
         num_slots=max(sizes.parallel, min(TEXTS_IN_A_PASS, sizes.batch_tokens)),
         batch_tokens=sizes.batch_tokens,
         threads=sizes.threads,
+        can_split=can_split(header, pooling),
         kv_type=sizes.kv_type,
         kv_offload=sizes.kv_offload,
         flash_attn=sizes.flash_attn,
     )
+    return replace(settled, flash_attn="off") if _is_exact_affordable(settled) else settled
+
+
+def _is_exact_affordable(options: EmbeddingOptions) -> bool:
+    """Whether `auto` may be plain attention: flash attention sums halves, in an order that depends on the
+    neighbours, which moves a vector by up to 2e-4; plain attention by 1e-5, at the price of its table of scores.
+    """
+    is_plain = options.kv_type in PLAIN_KV_TYPES  # llama.cpp needs flash attention for the others
+    return options.flash_attn == "auto" and is_plain and options.num_rows * options.num_cells <= MOST_SCORES
 
 
 def load_embedder(model: LlamaModel, options: EmbeddingOptions) -> tuple[Embedder, EmbeddingContext]:
     """Make the context, run it once, so that the first request pays for nothing. Raises `LoadFailed`."""
     context = EmbeddingContext(model, options)
-    num_tokens = min(WARM_UP_TOKENS, options.context)
+    num_tokens = min(WARM_UP_TOKENS, options.context, options.num_rows)
     context.run([Chunk(slot=0, start=0, tokens=[0] * num_tokens, sampler=None)], [0])
     context.clear(0)
     context.decode_s = 0.0
@@ -47,8 +61,8 @@ def load_embedder(model: LlamaModel, options: EmbeddingOptions) -> tuple[Embedde
         num_slots=options.num_slots,
         context=options.context,
         batch_tokens=options.batch_tokens,
-        num_cells=max(options.batch_tokens, options.context),
-        can_split=context.can_split,
+        num_cells=options.num_cells,
+        can_split=options.can_split,
     )
     return Embedder(context, limits), context
 

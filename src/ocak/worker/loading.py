@@ -96,7 +96,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
 def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, options: LoadOptions) -> LoadedModel:
     """As `load`, for a model that gives vectors or scores."""
     sizes = context_options(msgspec.structs.replace(options, kv_cells=0), model.trained_context)
-    settled = embedding_options(pooling, sizes)
+    settled = embedding_options(header, pooling, sizes)
     engine, context = load_embedder(model, settled)
     info = embedding_info(model, header, settled, context)
     info = msgspec.structs.replace(info, gpu=library.gpu_device() if options.gpu_layers != 0 else None)
