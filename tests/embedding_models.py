@@ -24,12 +24,13 @@ CLS, SEP = MARKS.index("[CLS]"), MARKS.index("[SEP]")
 
 @dataclass(frozen=True, slots=True)
 class TinyEncoder:
-    """A bert; `pooling` None leaves the key out, `has_head` adds a classification head."""
+    """A bert; `pooling` None leaves the key out; one that `is_broken` makes NaN of everything."""
 
     seed: int = 0
     context_length: int = 512
     pooling: int | None = PoolingType.MEAN
     has_head: bool = False
+    is_broken: bool = False
 
 
 def write_encoder(path: Path, model: TinyEncoder | None = None) -> Path:
@@ -140,4 +141,6 @@ def _encoder_tensors(model: TinyEncoder) -> dict[str, Array]:
     if model.has_head:
         tensors |= linear("cls", WIDTH, WIDTH) | linear("cls.output", 1, WIDTH)
         tensors["cls.output.weight"] *= np.float32(4)  # so that scores differ
+    if model.is_broken:
+        tensors["token_embd_norm.bias"][:] = np.nan
     return tensors

@@ -142,6 +142,16 @@ def test_the_longest_text_fits_beside_a_budget_that_is_smaller(tmp_path: Path) -
     assert np.isfinite(vector).all()
 
 
+@pytest.mark.parametrize("num_slots", [1, 3, 64, 100])
+@pytest.mark.parametrize("context", [2, 7, 300, 511])
+def test_any_length_goes_with_any_number_of_slots(tmp_path: Path, context: int, num_slots: int) -> None:
+    for write, pooling in KINDS.values():
+        with loaded(write(tmp_path / "model.gguf")) as model:
+            sizes = options(model, pooling, context=context, num_slots=num_slots, batch_tokens=max(100, num_slots))
+            texts = [[7] * context, [8, 9]] * 3
+            assert np.isfinite(embedded(model, sizes, texts)).all()
+
+
 def test_a_pass_that_is_cut_short_leaves_the_context_as_good_as_new(tmp_path: Path) -> None:
     with loaded(write_encoder(tmp_path / "bert.gguf")) as model:
         context = EmbeddingContext(model, options(model, "mean"))

@@ -48,8 +48,9 @@ class EmbeddingOptions:
 
     @property
     def num_rows(self) -> int:
-        """Of the longest pass."""
-        return self.batch_tokens if self.can_split else self.num_cells
+        """Of the longest pass, up to a multiple of the slots: else llama.cpp ends the process when it pools."""
+        longest = self.batch_tokens if self.can_split else self.num_cells
+        return -(-longest // self.num_slots) * self.num_slots
 
 
 class EmbeddingContext:
@@ -150,7 +151,7 @@ class EmbeddingContext:
 
 def _params(options: EmbeddingOptions) -> object:
     params = c.llama_context_default_params()
-    params.n_ctx = pad_cells(options.num_cells)
+    params.n_ctx = pad_cells(max(options.num_cells, options.num_rows))
     params.n_batch = params.n_ubatch = options.num_rows
     params.n_seq_max = options.num_slots
     params.n_outputs_max = options.num_slots if options.can_split else 0  # 0: every row
