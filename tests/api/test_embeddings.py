@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from ocak.api import choices
-from ocak.core.errors import GenerationFailed, WorkerLost
+from ocak.core.errors import GenerationFailed, Overloaded, WorkerLost
 from ocak.core.limits import MAX_INPUTS
 from ocak.core.request import TextPrompt, TokenPrompt
 from ocak.providers.echo import EchoProvider
@@ -158,13 +158,34 @@ async def test_unknown_fields_are_reported_not_obeyed(served):
     assert headers["x-ocak-ignored-fields"] == "max_tokens_per_doc"
 
 
-async def test_a_list_longer_than_the_queue_is_one_request_and_waits_for_its_turn(monkeypatch):
-    monkeypatch.setattr(choices, "LONGEST_WAIT_S", 0.001)
-    model = served_model(EchoProvider(), parallel=1, max_queued=1)
+@pytest.mark.parametrize("max_queued", [0, 1, 5])
+async def test_a_list_longer_than_the_queue_is_one_request_that_is_never_in_its_own_way(monkeypatch, max_queued):
+    async def wait(error: Overloaded) -> None:
+        raise AssertionError(error)
+
+    monkeypatch.setattr(choices, "_wait", wait)
+    model = served_model(EchoProvider(), parallel=1, max_queued=max_queued)
     async with serving([model]) as served, client(served) as api:
         answer = await api.embeddings.create(model="echo", input=["x"] * 50)
     assert len(answer.data) == 50
     assert model.admission.in_flight == 0
+
+
+async def test_lists_leave_the_last_places_to_others():
+    gate = Gate(0)
+    model = served_model(EchoProvider(pause=gate), parallel=4, max_queued=4)
+    async with serving([model]) as served, client(served) as api:
+        lists = [asyncio.create_task(api.embeddings.create(model="echo", input=["x"] * 100)) for _ in range(2)]
+        while model.admission.in_flight < 6:
+            await asyncio.sleep(0)
+        one = asyncio.create_task(api.embeddings.create(model="echo", input="y"))
+        while model.admission.in_flight < 7:
+            assert not one.done()
+            await asyncio.sleep(0)
+        gate.open()
+        assert (await one).data
+        for each in lists:
+            each.cancel()
 
 
 async def test_a_full_queue_is_a_429():

@@ -34,7 +34,8 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "ranker": write_cross_encoder(folder / "rank.gguf"),
     }
     config = folder / "ocak.toml"
-    config.write_text("".join(f'[models.{key}]\nsource = "{path}"\n' for key, path in sources.items()))
+    sections = [f'[models.{key}]\nsource = "{path}"\nflash_attn = "off"\n' for key, path in sources.items()]
+    config.write_text("".join(sections))
     with serving("--config", config) as running:
         yield running
 
@@ -190,8 +191,11 @@ def test_an_embedding_model_that_could_write_does_with_pooling_none(tmp_path: Pa
     path = write_causal_embedder(tmp_path / "causal.gguf")
     with serving(path, "--pooling", "none") as server, OpenAI(base_url=f"{server.url}/v1", api_key="none") as api:
         assert api.completions.create(model="causal", prompt="fire", max_tokens=2).usage.completion_tokens == 2
-    with serving(path) as server:
+    with serving(path) as server, OpenAI(base_url=f"{server.url}/v1", api_key="none") as api:
         assert "/v1/embeddings" in server.banner
+        alone = [vectors_of(api, "causal", text)[0] for text in TEXTS]
+        for one, among in zip(alone, vectors_of(api, "causal", TEXTS), strict=True):
+            assert sum(a * b for a, b in zip(one, among, strict=True)) > 1 - 1e-5, "flash attention rounds"
 
 
 def test_what_cannot_be_pooled_is_refused_before_a_worker_starts(tiny_model: Path) -> None:

@@ -37,16 +37,14 @@ def streams(gateway: Gateway, requests: Sequence[GenerateRequest]) -> list[Sourc
 
 async def complete_all(gateway: Gateway, requests: Sequence[GenerateRequest]) -> list[Completion]:
     """Return the answers in order; the first failure cancels the others."""
-    return await run_all(gateway, requests[0].model, gateway.complete, requests)
+    return await run_all(gateway.complete, requests, concurrency(gateway, requests[0].model))
 
 
-async def run_all(
-    gateway: Gateway, model: str, ask: Callable[[R], Awaitable[T]], requests: Sequence[R]
-) -> list[T]:
-    """Ask the model everything; return the answers in order. The first failure cancels the others."""
+async def run_all(ask: Callable[[R], Awaitable[T]], requests: Sequence[R], num_places: int) -> list[T]:
+    """Ask everything, so much at once; return the answers in order. The first failure cancels the others."""
     if len(requests) == 1:
         return [await ask(requests[0])]
-    places = asyncio.Semaphore(concurrency(gateway, model))
+    places = asyncio.Semaphore(num_places)
 
     async def answer(index: int, request: R) -> T:
         async with places:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ocak.api.choices import run_all
+from ocak.api.choices import UNKNOWN_SLOTS, run_all
 from ocak.api.embedding_wire import (
     DocumentBody,
     EmbeddingAnswer,
@@ -86,11 +86,17 @@ class Embeddings:
                 dimensions=dimensions,
                 tenant=exchange.tenant or DEFAULT_TENANT,
                 priority=body.priority or 0,
+                is_patient=i > 0,
             )
-            for each in inputs
+            for i, each in enumerate(inputs)
         ]
         async with present(exchange, self._stall_s):
-            return await run_all(self._gateway, key, self._gateway.embed, requests)
+            return await run_all(self._gateway.embed, requests, self._places(key))
+
+    def _places(self, key: str) -> int:
+        """How many inputs of one list may be in the queue at once: a pass's worth."""
+        model = self._gateway.resolve(key)
+        return min(model.provider.status().engine.slots or UNKNOWN_SLOTS, model.admission.patient_places)
 
 
 def _documents(body: RerankBody) -> list[str]:

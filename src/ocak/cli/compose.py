@@ -13,6 +13,7 @@ from pathlib import Path
 from ocak.cli.model_source import locate
 from ocak.cli.progress import bytes_text
 from ocak.cli.settings import ModelSettings, Settings
+from ocak.core.embedding import INPUTS_IN_A_PASS
 from ocak.core.errors import ConfigError
 from ocak.fleet.fleet import Fleet
 from ocak.fleet.replica import ModelSpec
@@ -70,7 +71,7 @@ def _plan(key: str, model: ModelSettings) -> Plan:
     return Plan(
         spec=ModelSpec(key=names[0], options=_load_options(model, file), estimated_bytes=needed),
         names=names[1:],
-        queue=QueueLimits(parallel=model.parallel, max_queued=model.max_queued),
+        queue=QueueLimits(parallel=_served_at_once(model, file), max_queued=model.max_queued),
     )
 
 
@@ -95,6 +96,12 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         embedding=model.embedding,
         pooling=model.pooling,
     )
+
+
+def _served_at_once(model: ModelSettings, file: GgufModel) -> int:
+    """Sequences that generate, or inputs in one pass."""
+    pooling = pooling_of(file.header, embedding=model.embedding, pooling=model.pooling)
+    return model.parallel if pooling is None else max(model.parallel, INPUTS_IN_A_PASS)
 
 
 def _bytes(model: ModelSettings, file: GgufModel) -> int:

@@ -16,6 +16,7 @@ from ocak.core.request import DEFAULT_TENANT, TextPrompt, TokenPrompt, prompt_by
 
 Pooling = Literal["mean", "cls", "last", "rank"]  # llama.cpp's names; `rank` is a cross-encoder's score
 ModelKind = Literal["text", "embedding", "rerank"]
+INPUTS_IN_A_PASS = 64  # at least, if they are short: the tokens of a pass are bounded by themselves
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "last", "rank")
 
 
@@ -38,6 +39,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None  # the first so many, normalised anew; None: all
     tenant: str = DEFAULT_TENANT
     priority: int = 0  # lower ones go first, among the tenant's own
+    is_patient: bool = False  # one of a list that waits for its turn: it leaves others room in the queue
 
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):

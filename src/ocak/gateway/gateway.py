@@ -111,7 +111,7 @@ class Gateway:
         PRIORITY_RANGE.check("priority", request.priority)
         if request.dimensions is not None:
             DIMENSIONS_RANGE.check("dimensions", request.dimensions)
-        with self._place(model, input_bytes(request.input)) as timer:
+        with self._place(model, input_bytes(request.input), is_patient=request.is_patient) as timer:
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 try:
                     return await _embedded(model.provider, request, timer)
@@ -143,11 +143,11 @@ class Gateway:
             yield model.provider, timer
 
     @contextmanager
-    def _place(self, model: ServedModel, cost: int) -> Iterator[RequestTimer]:
+    def _place(self, model: ServedModel, cost: int, *, is_patient: bool = False) -> Iterator[RequestTimer]:
         """Hold a place in the model's queue; what becomes of it is counted."""
         timer = RequestTimer(model.key)
         try:
-            model.admission.enter(cost)
+            model.admission.enter(cost, is_patient=is_patient)
         except Overloaded as error:
             timer.fail(error)
             timer.finish()

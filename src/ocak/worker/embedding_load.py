@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ocak.core.embedding import Pooling
+from ocak.core.embedding import INPUTS_IN_A_PASS, Pooling
 from ocak.core.status import ModelInfo
 from ocak.engine.embedder import Embedder, EmbedderLimits
 from ocak.engine.runner import Chunk
@@ -20,18 +18,15 @@ from ocak.memory.model_kind import can_split, kind_of
 from ocak.worker.embedding import EmbeddingWork
 from ocak.worker.prompt import PromptReader
 
-PLAIN_KV_TYPES = ("f32", "f16", "bf16")
-MOST_SCORES = 2**22  # of one head: 16 MiB
-TEXTS_IN_A_PASS = 64  # at least: short ones share a pass, whose tokens are bounded by themselves
 WARM_UP_TOKENS = 8
 
 
 def embedding_options(header: GgufHeader, pooling: Pooling, sizes: ContextOptions) -> EmbeddingOptions:
-    """Settle the sizes, and what `auto` means. Pure."""
-    settled = EmbeddingOptions(
+    """Settle the sizes. Pure."""
+    return EmbeddingOptions(
         pooling=pooling,
         context=sizes.context,
-        num_slots=max(sizes.parallel, min(TEXTS_IN_A_PASS, sizes.batch_tokens)),
+        num_slots=max(sizes.parallel, min(INPUTS_IN_A_PASS, sizes.batch_tokens)),
         batch_tokens=sizes.batch_tokens,
         threads=sizes.threads,
         can_split=can_split(header, pooling),
@@ -39,15 +34,6 @@ def embedding_options(header: GgufHeader, pooling: Pooling, sizes: ContextOption
         kv_offload=sizes.kv_offload,
         flash_attn=sizes.flash_attn,
     )
-    return replace(settled, flash_attn="off") if _is_exact_affordable(settled) else settled
-
-
-def _is_exact_affordable(options: EmbeddingOptions) -> bool:
-    """Whether `auto` may be plain attention: flash attention sums halves, in an order that depends on the
-    neighbours, which moves a vector by up to 2e-4; plain attention by 1e-5, at the price of its table of scores.
-    """
-    is_plain = options.kv_type in PLAIN_KV_TYPES  # llama.cpp needs flash attention for the others
-    return options.flash_attn == "auto" and is_plain and options.num_rows * options.num_cells <= MOST_SCORES
 
 
 def load_embedder(model: LlamaModel, options: EmbeddingOptions) -> tuple[Embedder, EmbeddingContext]:
