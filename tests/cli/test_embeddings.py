@@ -138,11 +138,11 @@ def test_too_long_a_text_is_told_both_numbers(server: RunningServer, api: OpenAI
         openai.BadRequestError, match="the input has 602 tokens and this model takes 512"
     ) as refused:
         vectors_of(api, "encoder", ["fire", "a " * 600])
-    assert refused.value.code == "context_length_exceeded" and refused.value.param == "input"
+    assert refused.value.code == "context_length_exceeded" and refused.value.param == "input[1]"
     assert len(vectors_of(api, "encoder", "a " * 510)) == 1, "the longest that fits"
     answer = post(server, "/v1/rerank", {"model": "ranker", "query": "a " * 300, "documents": ["x", "b " * 300]})
-    assert answer["error"]["code"] == "context_length_exceeded" and answer["error"]["param"] == "documents"
-    with pytest.raises(openai.BadRequestError, match="token id 5000 is not one of the model's"):
+    assert answer["error"]["code"] == "context_length_exceeded" and answer["error"]["param"] == "documents[1]"
+    with pytest.raises(openai.BadRequestError, match=r"input\[1\]: token id 5000 is not one of the model's"):
         vectors_of(api, "encoder", [[1, 2], [5000]])
 
 

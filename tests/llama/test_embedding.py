@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from tests.embedding_models import (
     write_cross_encoder,
     write_encoder,
 )
+from tests.models import TinyModel, write_model
 
 from ocak.core.embedding import Pooling
 from ocak.core.errors import LoadFailed
@@ -135,6 +138,20 @@ def test_a_text_in_parts_has_the_vector_of_the_whole(tmp_path: Path) -> None:
         np.testing.assert_allclose(among, parts, atol=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2", "mamba"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
+def test_models_that_write_embed_whatever_their_memory(
+    tmp_path: Path, architecture: Literal["llama", "qwen2", "gemma2", "mamba"], pooling: Pooling
+) -> None:
+    """A sliding window, a recurrent state: in one pass, and where they may, in parts."""
+    with loaded(write_model(tmp_path / "model.gguf", TinyModel(architecture=architecture))) as model:
+        for made, text in zip(
+            embedded(model, options(model, pooling, batch_tokens=40), TEXTS), TEXTS, strict=True
+        ):
+            plain = plainly(model, pooling, text)
+            assert made @ plain / np.linalg.norm(made) / np.linalg.norm(plain) > 1 - 1e-5
+
+
 def test_the_longest_text_fits_beside_a_budget_that_is_smaller(tmp_path: Path) -> None:
     text = [7] * 512
     with loaded(write_encoder(tmp_path / "bert.gguf", TinyEncoder(context_length=512))) as model:
@@ -152,20 +169,26 @@ def test_any_length_goes_with_any_number_of_slots(tmp_path: Path, context: int, 
             assert np.isfinite(embedded(model, sizes, texts)).all()
 
 
-def test_a_pass_that_is_cut_short_leaves_the_context_as_good_as_new(tmp_path: Path) -> None:
-    with loaded(write_encoder(tmp_path / "bert.gguf")) as model:
-        context = EmbeddingContext(model, options(model, "mean"))
-        expected = context.run([Chunk(0, 0, TEXTS[5], None)], [0])[0]
-        aborted = 0
-        for _ in range(200):
-            cutter = threading.Thread(target=context.abort)
-            cutter.start()
-            try:
-                context.run([Chunk(0, 0, TEXTS[5], None)], [0])
-            except Aborted:
-                aborted += 1
-            cutter.join()
-        again = context.run([Chunk(0, 0, TEXTS[5], None)], [0])[0]
+@pytest.mark.parametrize("name", ["bert, mean", "qwen2, last"])
+def test_a_pass_that_is_cut_short_leaves_the_context_as_good_as_new(tmp_path: Path, name: str) -> None:
+    write, pooling = KINDS[name]
+    text = Chunk(0, 0, [9] * CONTEXT, None)
+    with loaded(write(tmp_path / "model.gguf")) as model:
+        context = EmbeddingContext(model, options(model, pooling, batch_tokens=CONTEXT))
+        expected = context.run([text], [0])[0]
+        context.clear(0)
+        with ThreadPoolExecutor(1) as threads:
+            is_over = threading.Event()
+            cutting = threads.submit(lambda: [context.abort() for _ in iter(is_over.is_set, True)])
+            for _ in range(5):
+                with pytest.raises(Aborted):
+                    while True:
+                        context.run([text], [0])
+                        context.clear(0)
+                context.clear(0)
+            is_over.set()
+            cutting.result()
+        again = context.run([text], [0])[0]
         context.close()
     np.testing.assert_array_equal(again, expected)
 

@@ -33,6 +33,7 @@ from ocak.core.limits import MAX_INPUTS, check_text
 from ocak.core.request import DEFAULT_TENANT
 from ocak.gateway.gateway import Gateway
 
+LISTS = ("input", "documents")
 INPUT = TextField("input", MAX_INPUTS)
 
 
@@ -91,7 +92,20 @@ class Embeddings:
             for i, each in enumerate(inputs)
         ]
         async with present(exchange, self._stall_s):
-            return await run_all(self._gateway.embed, requests, self._places(key))
+            if len(requests) == 1:
+                return [await self._gateway.embed(requests[0])]
+            return await run_all(self._ask, list(enumerate(requests)), self._places(key))
+
+    async def _ask(self, numbered: tuple[int, EmbedRequest]) -> Embedded:
+        """Embed one of several inputs; what is wrong with it is told with its place in the list."""
+        index, request = numbered
+        try:
+            return await self._gateway.embed(request)
+        except InvalidRequest as error:
+            if error.param in LISTS:
+                place = f"{error.param}[{index}]"
+                raise type(error)(f"{place}: {error.message}", param=place) from error
+            raise
 
     def _places(self, key: str) -> int:
         """How many inputs of one list may be in the queue at once: a pass's worth."""

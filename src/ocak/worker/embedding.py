@@ -13,7 +13,7 @@ from ocak.core.embedding import Embedded, EmbedRequest, Pair
 from ocak.core.errors import ContextLengthExceeded, InvalidRequest
 from ocak.core.events import Usage
 from ocak.core.limits import check_text
-from ocak.core.request import Sampling
+from ocak.core.request import Sampling, TextPrompt, TokenPrompt
 from ocak.core.status import ModelInfo
 from ocak.engine.embedding_runner import Vector
 from ocak.engine.sequence import Sequence
@@ -96,10 +96,17 @@ class EmbeddingWork:
 
     def _read(self, request: EmbedRequest) -> list[int]:
         if not isinstance(request.input, Pair):
-            return self._prompts.read(request.input)
+            return self._read_prompt(request.input)
         check_text(request.input.query, "query")
         check_text(request.input.document, "documents")
         return self._pairs.read(request.input.query, request.input.document)
+
+    def _read_prompt(self, prompt: TextPrompt | TokenPrompt) -> list[int]:
+        """As for a text to go on with, but the field has another name."""
+        try:
+            return self._prompts.read(prompt)
+        except InvalidRequest as error:
+            raise InvalidRequest(error.message, param="input") from error
 
     def _too_long(self, num_tokens: int, request: EmbedRequest) -> ContextLengthExceeded:
         is_pair = isinstance(request.input, Pair)
