@@ -36,6 +36,7 @@ jobs = st.lists(
     ),
     max_size=20,
 )
+failures = st.lists(st.sampled_from([None, None, Aborted("asked for"), RunFailed("no")]), max_size=8)
 sizes = st.builds(dict, batch_tokens=st.integers(1, 50), slots=st.integers(1, 6), can_split=st.booleans())
 
 
@@ -63,30 +64,33 @@ def vectors(engine: Embedder) -> dict[int, list[float]]:
 
 
 @settings(max_examples=400, deadline=None)
-@given(jobs, sizes)
-def test_everybody_gets_the_vector_of_its_own_tokens_once_or_has_left(
-    todo: list[Job], size: dict[str, int]
+@given(jobs, sizes, failures)
+def test_everybody_ends_once_with_the_vector_of_its_own_tokens_or_a_reason(
+    todo: list[Job], size: dict[str, int], failing: list[RunFailed | None]
 ) -> None:
     engine, runner = embedder(**size)
+    runner.failures = list(failing)
     made = [sequence(i, job.length, job.tenant) for i, job in enumerate(todo)]
     ends: dict[int, list[float]] = {}
-    left: set[int] = set()
+    left, broken = set[int](), set[int]()
     for step in range(1000):
         for each, job in zip(made, todo, strict=True):
             if job.arrives_at == step:
                 engine.submit(each)
-            if job.leaves_at is not None and job.leaves_at == step >= job.arrives_at and each.id not in ends:
+            if job.leaves_at is not None and job.leaves_at == step >= job.arrives_at and not each.is_finished:
                 engine.finish(each)
                 left.add(each.id)
         if engine.has_work:
             for output in engine.step():
-                assert not isinstance(output, Broken)
+                assert output.sequence.id not in ends.keys() | left | broken
+                if isinstance(output, Broken):
+                    broken.add(output.sequence.id)
                 if isinstance(output, EmbeddedOutput):
-                    assert output.sequence.id not in ends and output.sequence.id not in left
                     ends[output.sequence.id] = output.vector.tolist()
         engine.check_integrity()
     assert not engine.has_work and not runner.cells
-    assert ends.keys() | left == set(range(len(made)))
+    assert sorted([*ends, *left, *broken]) == list(range(len(made)))
+    assert not broken or any(type(failure) is RunFailed for failure in failing)
     assert all(ends[i] == fake_vector(made[i].tokens).tolist() for i in ends)
     budget = size["batch_tokens"]
     assert all(sum(len(c.tokens) for c in chunks) <= budget or len(chunks) == 1 for chunks in runner.passes)

@@ -49,7 +49,7 @@ class FakeEmbeddingRunner:
     can_split: bool = False
     cells: dict[int, list[int]] = field(default_factory=dict)
     passes: list[list[Chunk]] = field(default_factory=list)
-    failures: list[RunFailed] = field(default_factory=list)  # raised by the next runs, one each
+    failures: list[RunFailed | None] = field(default_factory=list)  # raised by the next runs, one each
     before: Callable[[], None] | None = None  # called within each pass
     decode_s: float = 0.0
     num_aborts: int = 0
@@ -65,8 +65,8 @@ class FakeEmbeddingRunner:
         assert sum(map(len, self.cells.values())) <= self.num_cells, "more cells than there are"
         if self.before is not None:
             self.before()
-        if self.failures:
-            raise self.failures.pop(0)
+        if self.failures and (failure := self.failures.pop(0)) is not None:
+            raise failure
         return [fake_vector(self.cells[slot]) for slot in ends]
 
     def abort(self) -> None:

@@ -157,13 +157,13 @@ class EngineLoop:
             case Broken(_, message):
                 del self._answers[answer.sequence.id]
                 return [Failed(to_wire(GenerationFailed(message)))]
+            case Sampled():
+                return self._tell_token(answer, output)
             case EmbeddedOutput(sequence, vector):
                 del self._answers[sequence.id]
                 assert answer.embedding is not None
                 made = answer.embedding.finish(sequence, vector, answer.dimensions)
                 return [made or Failed(to_wire(GenerationFailed("the model made numbers that are none")))]
-            case Sampled():
-                return self._tell_token(answer, output)
 
     def _tell_token(self, answer: Answer, sampled: Sampled) -> list[RequestEvent]:
         answer.num_unsent += 1
