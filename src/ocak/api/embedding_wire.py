@@ -11,6 +11,10 @@ from ocak.api.openai_wire import ModelName
 from ocak.api.prompt_shapes import SHAPES
 from ocak.api.samplers_wire import Int
 
+VECTOR_SCHEMA = {
+    "description": "Of length 1; a text where base64 was asked for.",
+    "oneOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}],
+}
 Priority = Annotated[Int, Meta(description="Lower ones go first, among the key's own requests.")]
 
 
@@ -35,7 +39,7 @@ class EmbeddingUsage(msgspec.Struct, frozen=True):
 class EmbeddingItem(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["embedding"] = "embedding"
     index: int
-    embedding: Annotated[list[float] | str, Meta(description="Of length 1; a text where base64 was asked for.")]
+    embedding: Annotated[msgspec.Raw, Meta(extra_json_schema=VECTOR_SCHEMA)]
 
 
 class EmbeddingAnswer(msgspec.Struct, frozen=True, kw_only=True):

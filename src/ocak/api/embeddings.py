@@ -6,8 +6,9 @@ one pass. The first failure ends them all.
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -33,6 +34,7 @@ from ocak.core.limits import MAX_INPUTS, check_text
 from ocak.core.request import DEFAULT_TENANT
 from ocak.gateway.gateway import Gateway
 
+VECTORS_IN_A_TURN = 16
 LISTS = ("input", "documents")
 INPUT = TextField("input", MAX_INPUTS)
 
@@ -48,9 +50,8 @@ class Embeddings:
         body, others = decode(await exchange.body(), EmbeddingBody)
         ignored = check_others(others)
         made = await self._run(exchange, body, INPUT.read(body.input), body.dimensions)
-        write = _base64 if body.encoding_format == "base64" else floats
         answer = EmbeddingAnswer(
-            data=[EmbeddingItem(index=i, embedding=write(each.vector)) for i, each in enumerate(made)],
+            data=await _items(made, _base64 if body.encoding_format == "base64" else _numbers),
             model=body.model or exchange.note.model or "",
             usage=_usage(exchange, made),
         )
@@ -140,5 +141,19 @@ def _usage(exchange: Exchange, made: Sequence[Embedded]) -> EmbeddingUsage:
     return EmbeddingUsage(tokens, tokens)
 
 
-def _base64(vector: bytes) -> str:
-    return base64.b64encode(vector).decode("ascii")
+async def _items(made: Sequence[Embedded], write: Callable[[bytes], bytes]) -> list[EmbeddingItem]:
+    """Write the vectors; a long list takes a second, in which others have their turns."""
+    items: list[EmbeddingItem] = []
+    for index, each in enumerate(made):
+        items.append(EmbeddingItem(index=index, embedding=msgspec.Raw(write(each.vector))))
+        if index % VECTORS_IN_A_TURN == VECTORS_IN_A_TURN - 1:
+            await asyncio.sleep(0)
+    return items
+
+
+def _numbers(vector: bytes) -> bytes:
+    return msgspec.json.encode(floats(vector))
+
+
+def _base64(vector: bytes) -> bytes:
+    return b'"%b"' % base64.b64encode(vector)
