@@ -138,6 +138,7 @@ def test_too_long_a_text_is_told_both_numbers(server: RunningServer, api: OpenAI
         openai.BadRequestError, match="the input has 602 tokens and this model takes 512"
     ) as refused:
         vectors_of(api, "encoder", ["fire", "a " * 600])
+    assert "--context" not in refused.value.message, "it was trained for no more"
     assert refused.value.code == "context_length_exceeded" and refused.value.param == "input[1]"
     assert len(vectors_of(api, "encoder", "a " * 510)) == 1, "the longest that fits"
     answer = post(server, "/v1/rerank", {"model": "ranker", "query": "a " * 300, "documents": ["x", "b " * 300]})

@@ -119,7 +119,7 @@ def test_a_probability_is_a_score_as_it_is() -> None:
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
     assert len(work().sequence(1, request(TextPrompt("x" * 8))).tokens) == 8
-    with pytest.raises(ContextLengthExceeded, match="has 9 tokens and this model takes 8"):
+    with pytest.raises(ContextLengthExceeded, match="has 9 tokens and this model takes 8 .*--context, up to 16"):
         work().sequence(1, request(TextPrompt("x" * 9)))
     with pytest.raises(ContextLengthExceeded, match="together have 9 tokens"):
         work("rerank").sequence(1, request(Pair("xxxx", "yyyy")))

@@ -111,9 +111,11 @@ class EmbeddingWork:
     def _too_long(self, num_tokens: int, request: EmbedRequest) -> ContextLengthExceeded:
         is_pair = isinstance(request.input, Pair)
         what = "query and document together have" if is_pair else "the input has"
+        trained = self._info.trained_context
+        wider = f", or serve it with a larger --context, up to {trained}" if trained > self._info.context else ""
         return ContextLengthExceeded(
             f"{what} {num_tokens} tokens and this model takes {self._info.context} at once; send less, in pieces "
-            f"if need be, or serve it with a larger --context (it was trained for {self._info.trained_context})",
+            f"if need be{wider}",
             param="documents" if is_pair else "input",
         )
 
