@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ocak.api.exchange import Exchange
+from ocak.core.embedding import ModelKind
 from ocak.core.request import Sampling
 from ocak.core.status import ModelStatus
 from ocak.gateway.gateway import Gateway, ServedModel
@@ -27,6 +28,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     owned_by: str = "ocak"
     root: str  # the model's key; differs from `id` for its other names
     parent: str | None = None  # of a LoRA adapter: the model that it changes
+    kind: ModelKind | None = None  # what it does: text, embedding or rerank; null until it is known
     max_model_len: int | None  # tokens of a sequence, prompt and answer; null until it is known
     defaults: SamplingDefaults
 
@@ -72,11 +74,13 @@ class Models:
 
 
 def _card(name: str, model: ServedModel, adapter: str = "") -> ModelCard:
+    info = model.provider.status().info
     return ModelCard(
         id=name,
         created=model.created,
         root=f"{model.key}:{adapter}" if adapter else model.key,
         parent=model.key if adapter else None,
+        kind=info.kind if info else None,
         max_model_len=context_of(model),
         defaults=DEFAULTS,
     )

@@ -5,19 +5,17 @@ Ranges of sampling and stopping are the gateway's to check; shapes and texts are
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from ocak.api.errors import UnsupportedParameter
-from ocak.api.json_body import decode_field
 from ocak.api.openai_logprobs import chat_count, completion_count, prompt_count
 from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody, MessageBody, TextPart
+from ocak.api.prompt_shapes import TextField
 from ocak.api.samplers_wire import sampler_fields, stopping_fields
 from ocak.core.errors import InvalidRequest
-from ocak.core.limits import INT32_MAX, MAX_STOP_STRINGS, UINT32_MAX, check_text
+from ocak.core.limits import MAX_STOP_STRINGS, UINT32_MAX, check_text
 from ocak.core.request import (
     ChatPrompt,
     GenerateRequest,
@@ -27,15 +25,13 @@ from ocak.core.request import (
     Sampling,
     Stopping,
     TextPrompt,
-    TokenPrompt,
 )
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for completions; chats go on to their end
 MAX_N = 16
-MAX_PROMPTS = 1024
+PROMPT = TextField("prompt", 1024)
 MAX_MESSAGES = 10_000
 NO_CALLS = (b"", b"null", b"[]")
-NESTED_LIST = re.compile(rb"\s*\[\s*\[")
 SAMPLING_FIELDS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed", "logit_bias")
 
 
@@ -51,7 +47,7 @@ class Origin:
 
 def completion_requests(body: CompletionBody, origin: Origin) -> list[GenerateRequest]:
     """Return a request for each choice: prompt i's jth answer is choice i * n + j."""
-    prompts = [_with_suffix(prompt, body) for prompt in _prompts(body.prompt)]
+    prompts = [_with_suffix(prompt, body) for prompt in PROMPT.read(body.prompt)]
     stopping = _stopping(body, COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
     requests = _requests(prompts, body, origin, stopping=stopping, echo=bool(body.echo))
     count = completion_count(body)
@@ -167,47 +163,6 @@ def _joined(parts: list[TextPart], where: str) -> str:
     return "".join(part.text or "" for part in parts)
 
 
-def _prompts(raw: msgspec.Raw) -> list[Prompt]:
-    """Read the four shapes of `prompt`. Counts nested lists before it builds them."""
-    data = bytes(raw)
-    if NESTED_LIST.match(data):
-        if data.count(b"[") > MAX_PROMPTS + 1:
-            raise _too_many_prompts()
-        return [_token_prompt(tokens) for tokens in decode_field(raw, list[list[int]], "prompt")]
-    value = decode_field(raw, str | list[str | int], "prompt")
-    if isinstance(value, str):
-        return [_text_prompt(value)]
-    if not value:
-        raise _empty()
-    return _flat(value)
-
-
-def _flat(items: list[Any]) -> list[Prompt]:
-    kinds = set(map(type, items))
-    if kinds == {int}:
-        return [_token_prompt(items)]
-    if kinds != {str}:
-        raise InvalidRequest("prompt mixes text and token ids; send one or the other", param="prompt")
-    if len(items) > MAX_PROMPTS:
-        raise _too_many_prompts()
-    return [_text_prompt(text) for text in items]
-
-
-def _text_prompt(text: str) -> Prompt:
-    if not text:
-        raise _empty()
-    check_text(text, "prompt")
-    return TextPrompt(text)
-
-
-def _token_prompt(tokens: list[int]) -> Prompt:
-    if not tokens:
-        raise _empty()
-    if min(tokens) < 0 or max(tokens) > INT32_MAX:
-        raise InvalidRequest(f"prompt holds a token id outside 0 to {INT32_MAX}", param="prompt")
-    return TokenPrompt(tuple(tokens))
-
-
 def _with_suffix(prompt: Prompt, body: CompletionBody) -> Prompt:
     if not body.suffix:
         return prompt
@@ -217,11 +172,3 @@ def _with_suffix(prompt: Prompt, body: CompletionBody) -> Prompt:
     if body.echo:
         raise InvalidRequest("echo and suffix exclude each other", param="suffix")
     return InfillPrompt(prompt.text, body.suffix)
-
-
-def _empty() -> InvalidRequest:
-    return InvalidRequest("prompt is empty", param="prompt")
-
-
-def _too_many_prompts() -> InvalidRequest:
-    return InvalidRequest(f"prompt holds more than {MAX_PROMPTS} prompts", param="prompt")

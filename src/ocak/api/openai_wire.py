@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ocak.api.prompt_shapes import SHAPES
 from ocak.api.samplers_wire import Int, SamplersBody
 
 ModelName = Annotated[str, Meta(description="A model's key or one of its names.", max_length=256)]
@@ -78,19 +79,10 @@ LOGPROBS = (
     "penalties, temperature and other samplers; -9999.0 stands for minus infinity. Told is each token of which "
     "the text shows a part: not the end of the turn, nor what a stop string cuts off whole."
 )
-PROMPT_SCHEMA = {
-    "description": "Text, token ids, or a list of either.",
-    "oneOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}},
-        {"type": "array", "items": {"type": "integer"}},
-        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
-    ],
-}
 
 
 class CompletionBody(CommonBody, frozen=True, kw_only=True):
-    prompt: Annotated[msgspec.Raw, Meta(extra_json_schema=PROMPT_SCHEMA)]
+    prompt: Annotated[msgspec.Raw, Meta(extra_json_schema=SHAPES)]
     suffix: Annotated[str, Meta(description="Text after the hole to fill in.")] | None = None
     echo: bool | None = None
     logprobs: Annotated[Int, Meta(description=f"0 to 20: beside each token's own, {LOGPROBS}")] | None = None

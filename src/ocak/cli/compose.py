@@ -14,6 +14,7 @@ from ocak.cli.adaptation import adapter_bytes, lora_adapters, rope_options, tens
 from ocak.cli.model_source import locate
 from ocak.cli.progress import bytes_text
 from ocak.cli.settings import ModelSettings, Settings
+from ocak.core.embedding import INPUTS_IN_A_PASS
 from ocak.core.errors import ConfigError
 from ocak.fleet.fleet import Fleet
 from ocak.fleet.replica import ModelSpec
@@ -22,6 +23,7 @@ from ocak.gateway.gateway import Gateway, ServedModel
 from ocak.memory.devices import memory_bytes, present_gpu
 from ocak.memory.estimate import KvSettings, estimate
 from ocak.memory.gguf_header import GgufModel, read_model
+from ocak.memory.model_kind import is_encoder, pooling_of
 from ocak.providers.local import LocalProvider
 from ocak.worker.messages import LoadOptions
 
@@ -74,7 +76,7 @@ def _plan(key: str, model: ModelSettings) -> Plan:
         spec=ModelSpec(key=names[0], options=options, estimated_bytes=needed),
         names=names[1:],
         adapters=tuple(adapter.name for adapter in options.lora),
-        queue=QueueLimits(parallel=model.parallel, max_queued=model.max_queued),
+        queue=QueueLimits(parallel=_served_at_once(model, file), max_queued=model.max_queued),
     )
 
 
@@ -100,13 +102,24 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         tensor_overrides=tensor_overrides(model, file),
         chat_template=_template(model.chat_template),
         chat_template_kwargs=model.chat_template_kwargs,
+        embedding=model.embedding,
+        pooling=model.pooling,
     )
+
+
+def _served_at_once(model: ModelSettings, file: GgufModel) -> int:
+    """Sequences that generate, or inputs in one pass."""
+    pooling = pooling_of(file.header, embedding=model.embedding, pooling=model.pooling)
+    return model.parallel if pooling is None else max(model.parallel, INPUTS_IN_A_PASS)
 
 
 def _bytes(model: ModelSettings, file: GgufModel) -> int:
     trained = file.header.context_length or DEFAULT_CONTEXT_LIMIT
     context = model.context or min(trained, DEFAULT_CONTEXT_LIMIT)
-    cells = model.kv_cells or context * model.parallel
+    pooling = pooling_of(file.header, embedding=model.embedding, pooling=model.pooling)
+    if pooling is not None and is_encoder(file.header):
+        return file.weights_bytes
+    cells = max(context, model.batch_tokens) if pooling else model.kv_cells or context * model.parallel
     return estimate(file, KvSettings(cells, model.kv_type, model.kv_type)).total_bytes
 
 

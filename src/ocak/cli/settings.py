@@ -142,6 +142,13 @@ class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
     threads: Annotated[
         int, Meta(ge=0, le=1024, description="CPU threads; 0: every core", extra={"flags": ["-t"]})
     ] = 0
+    embedding: Annotated[
+        bool, Meta(description="make vectors with a model that could write text; an embedding model needs no flag")
+    ] = False
+    pooling: Annotated[
+        Literal["auto", "mean", "cls", "last", "rank", "none"],
+        Meta(description="what becomes a text's vector; auto: as the model file says, none: write text instead"),
+    ] = "auto"
     chat_template: Annotated[
         str,
         Meta(

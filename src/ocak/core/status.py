@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from ocak.core.embedding import ModelKind, Pooling
+
 ModelState = Literal["unloaded", "loading", "ready", "unresponsive", "restarting", "failed"]
 
 
@@ -62,6 +64,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     idle_gpu: str | None  # a GPU that this build of llama.cpp cannot use
     load_s: float
     lora: tuple[str, ...] = ()  # the adapters that requests may name
+    kind: ModelKind = "text"
+    pooling: Pooling | None = None  # of an embedding model or a cross-encoder
+    embedding_length: int = 0  # numbers of its vectors
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 
+from ocak.core.embedding import Embedded, EmbedRequest, input_bytes
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
 from ocak.core.events import (
     Delta,
@@ -25,7 +26,7 @@ from ocak.core.events import (
     TokenLogprob,
     Usage,
 )
-from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
+from ocak.core.limits import DIMENSIONS_RANGE, LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
 from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.adapters import adapted_names, check_adapter
@@ -123,6 +124,21 @@ class Gateway:
                         raise
         raise AssertionError("the loop returns or raises")
 
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        """Return one input's vector, or one pair's score. A lost worker is tried again, as in `complete`."""
+        model = self.resolve(request.model)
+        PRIORITY_RANGE.check("priority", request.priority)
+        if request.dimensions is not None:
+            DIMENSIONS_RANGE.check("dimensions", request.dimensions)
+        with self._place(model, input_bytes(request.input), is_patient=request.is_patient) as timer:
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                try:
+                    return await _embedded(model.provider, request, timer)
+                except WorkerLost:
+                    if attempt == MAX_ATTEMPTS:
+                        raise
+        raise AssertionError("the loop returns or raises")
+
     async def tokenize(self, name: str | None, prompt: Prompt, *, add_special: bool = True) -> tuple[int, ...]:
         model = self.resolve(name)
         with model.admission.place(prompt_bytes(prompt)):
@@ -150,16 +166,21 @@ class Gateway:
             LOGPROBS_RANGE.check("logprobs", request.logprobs)
         if request.prompt_logprobs is not None:
             LOGPROBS_RANGE.check("prompt_logprobs", request.prompt_logprobs)
-        cost = prompt_bytes(request.prompt)
+        with self._place(model, prompt_bytes(request.prompt)) as timer:
+            yield model.provider, timer
+
+    @contextmanager
+    def _place(self, model: ServedModel, cost: int, *, is_patient: bool = False) -> Iterator[RequestTimer]:
+        """Hold a place in the model's queue; what becomes of it is counted."""
         timer = RequestTimer(model.key)
         try:
-            model.admission.enter(cost)
+            model.admission.enter(cost, is_patient=is_patient)
         except Overloaded as error:
             timer.fail(error)
             timer.finish()
             raise
         try:
-            yield model.provider, timer
+            yield timer
         except BaseException as error:
             timer.fail(error)
             raise
@@ -185,4 +206,13 @@ async def _collect(provider: Provider, request: GenerateRequest, timer: RequestT
                 prompt += event.tokens
             elif isinstance(event, Finished):
                 return Completion("".join(text), event.reason, event.usage, logprobs, prompt)
+    raise WorkerLost("the answer ended without its end")
+
+
+async def _embedded(provider: Provider, request: EmbedRequest, timer: RequestTimer) -> Embedded:
+    async with aclosing(provider.embed(request)) as events:
+        async for event in events:
+            timer.observe(event)
+            if isinstance(event, Embedded):
+                return event
     raise WorkerLost("the answer ended without its end")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
+from ocak.core.embedding import Pooling
 from ocak.core.errors import InvalidRequest, LoadFailed
 from ocak.core.limits import INT32_MAX
 from ocak.core.request import Message, Sampling
 from ocak.core.status import ModelInfo
+from ocak.engine.embedder import Embedder
 from ocak.engine.engine import Engine
 from ocak.engine.runner import Chunk
 from ocak.engine.scheduler import SchedulerLimits
@@ -23,8 +27,11 @@ from ocak.llama.runner import LlamaRunner
 from ocak.llama.sampler import SamplerFactory
 from ocak.memory.devices import cores, present_gpu
 from ocak.memory.estimate import KvSettings, kv_bytes
-from ocak.memory.gguf_header import read_model
+from ocak.memory.gguf_header import GgufHeader, read_model
 from ocak.memory.lora_file import read_adapter
+from ocak.memory.model_kind import pooling_of
+from ocak.worker.embedding import EmbeddingWork
+from ocak.worker.embedding_load import embedding_info, embedding_options, embedding_work, load_embedder
 from ocak.worker.messages import LoadOptions
 from ocak.worker.prompt import PromptReader
 from ocak.worker.stopwatch import Stopwatch
@@ -40,10 +47,11 @@ WARM_UP_TOKENS = 8
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     model: LlamaModel
-    engine: Engine
+    engine: Engine | Embedder
     prompts: PromptReader
     info: ModelInfo
     samplers: SamplerFactory
+    embedding: EmbeddingWork | None = None  # instead of text
 
 
 def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stopwatch) -> LoadedModel:
@@ -52,9 +60,13 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
     file = read_model(Path(options.path))
     for adapter in options.lora:
         read_adapter(Path(adapter.path), file)
+    pooling = pooling_of(file.header, embedding=options.embedding, pooling=options.pooling)
     library.initialise()
     weights = WeightOptions(options.gpu_layers, options.mmap, options.mlock, options.tensor_overrides)
     model = LlamaModel(options.path, weights, on_progress)
+    if pooling is not None:
+        loaded = _load_embedder(model, file.header, pooling, options)
+        return replace(loaded, info=msgspec.structs.replace(loaded.info, load_s=time.perf_counter() - started))
     if not model.can_generate:
         raise LoadFailed(f"{options.path} is no text-generation model (architecture {model.architecture})")
     prompts = PromptReader(model.vocabulary, _template(options, model, watch))
@@ -85,6 +97,20 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
     )
     engine = _engine(runner, context, sizes, options, info)
     return LoadedModel(model, engine, prompts, info, runner.samplers)
+
+
+def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, options: LoadOptions) -> LoadedModel:
+    """As `load`, for a model that gives vectors or scores."""
+    if options.lora:
+        raise LoadFailed("adapters need a model that writes text, and this one embeds; leave --lora out")
+    sizes = context_options(msgspec.structs.replace(options, kv_cells=0), model.trained_context)
+    settled = embedding_options(header, pooling, sizes)
+    engine, context = load_embedder(model, settled)
+    info = embedding_info(model, header, settled, context)
+    info = msgspec.structs.replace(info, gpu=library.gpu_device() if options.gpu_layers != 0 else None)
+    prompts = PromptReader(model.vocabulary, None)
+    work = embedding_work(prompts, model, info)
+    return LoadedModel(model, engine, prompts, info, SamplerFactory(model.vocabulary), work)
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:

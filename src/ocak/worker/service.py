@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import msgspec
 import psutil
 
+from ocak.core.embedding import EmbedRequest
 from ocak.core.errors import (
     ContextLengthExceeded,
     GenerationFailed,
@@ -27,12 +28,14 @@ from ocak.core.errors import (
 from ocak.core.request import GenerateRequest, TokenPrompt
 from ocak.engine.sequence import Sequence
 from ocak.worker.channel import Channel, ChannelClosed
+from ocak.worker.embedding import NOT_AN_EMBEDDER
 from ocak.worker.engine_loop import Answer, EngineLoop
 from ocak.worker.loading import LoadedModel, load
 from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import (
     Cancel,
     Detokenize,
+    Embed,
     Events,
     Heartbeat,
     Load,
@@ -122,6 +125,8 @@ class Worker:
         match message:
             case Submit(handle, request):
                 self._prepare(handle, self._submit(handle, request))
+            case Embed(handle, request):
+                self._prepare(handle, self._embed(handle, request))
             case Cancel(handle):
                 self._cancel(handle)
             case Tokenize() | Detokenize():
@@ -148,6 +153,15 @@ class Worker:
             )
             self._engine_loop.start_answer(answer)
 
+    async def _embed(self, handle: int, request: EmbedRequest) -> None:
+        with self._refusing(handle):
+            work = self._loaded.embedding
+            if work is None:
+                raise InvalidRequest(NOT_AN_EMBEDDER, param="model")
+            sequence = await self._loop.run_in_executor(self._prompts, work.sequence, handle, request)
+            answer = Answer(sequence, AnswerText(), embedding=work, dimensions=request.dimensions)
+            self._engine_loop.start_answer(answer)
+
     async def _reply(self, call: Tokenize | Detokenize) -> None:
         with self._refusing(call.handle):
             self._channel.send(await self._loop.run_in_executor(self._calls, self._convert, call))
@@ -172,6 +186,8 @@ class Worker:
 
     def _answer(self, handle: int, request: GenerateRequest) -> Answer:
         """Read the prompt and make a sequence of it; beside the loop, for a long one delays nobody else."""
+        if self._loaded.embedding is not None:
+            raise self._loaded.embedding.refuse_text()
         info, vocabulary = self._loaded.info, self._loaded.model.vocabulary
         if isinstance(request.prompt, TokenPrompt):
             _check_length(len(request.prompt.tokens), info.context)
