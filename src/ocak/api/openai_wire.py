@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from ocak.api.samplers_wire import Int, SamplersBody
+from ocak.core.request import ContextPolicy
 
 ModelName = Annotated[str, Meta(description="A model's key or one of its names.", max_length=256)]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -56,6 +57,17 @@ class CommonBody(SamplersBody, frozen=True, kw_only=True):
     cache_salt: (
         Annotated[str, Meta(max_length=256, description="Cached prompts are shared under one salt alone.")] | None
     ) = None
+    context_policy: (
+        Annotated[
+            ContextPolicy,
+            Meta(
+                description="What becomes of a prompt, or an answer, that outgrows the context: an error; the "
+                "oldest tokens go on the way; or the prompt's middle goes."
+            ),
+        ]
+        | None
+    ) = None
+    n_keep: Annotated[Int, Meta(description="Tokens at the beginning that are never dropped.")] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

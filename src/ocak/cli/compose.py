@@ -79,6 +79,8 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         context=model.context,
         parallel=model.parallel,
         kv_cells=model.kv_cells,
+        context_policy=model.context_policy,
+        n_keep=model.n_keep,
         batch_tokens=model.batch_tokens,
         prefix_cache=model.prefix_cache,
         cache_ram_bytes=model.cache_ram * 2**20,

@@ -3,7 +3,8 @@
 Steps that decode, a token of every answer, take turns with steps that prefill, a chunk of the oldest prompts: a
 mixed batch would be cut into those two passes by llama.cpp anyway, and run 8 % slower than they do. So no answer
 stalls for longer than a chunk. When the cells run short, cached prefixes go first; then the newest sequence gives
-its slot back and is computed again later; nobody else notices.
+its slot back and is computed again later; nobody else notices. A sequence whose context is full and that has a
+window shifts before anything else is decided.
 Invariants: what the running sequences hold and are about to compute fits into the cells; a batch never exceeds its
 budget; one running sequence is never preempted, so something always makes progress.
 """
@@ -33,6 +34,7 @@ class SchedulerLimits:
     reuse: Reuse = "parts"
     keeps_prefixes: bool = False
     host_tokens: int = 0  # of prefixes saved to host memory
+    moves_cells: bool = True  # a shift need not compute what stays again
 
     def __post_init__(self) -> None:
         assert self.num_cells >= self.context > 1, "one sequence must fit"
@@ -47,6 +49,7 @@ class SchedulerLimits:
             reuse=self.reuse,
             keeps_prefixes=self.keeps_prefixes,
             host_tokens=self.host_tokens,
+            moves_cells=self.moves_cells,
         )
 
 
@@ -85,14 +88,14 @@ class Scheduler:
     @property
     def num_committed(self) -> int:
         """Cells that the running sequences hold or are about to."""
-        return self.slots.num_held + sum(sequence.num_pending for sequence in self.running.values())
+        return self.slots.num_held + sum(sequence.num_next for sequence in self.running.values())
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
 
     def schedule(self, prefill_tokens: int) -> Batch:
         """Pick the next batch, of about `prefill_tokens` if they are prompts'."""
-        moves = self._preempt_until_fitting()
+        moves = [*self._shift_full(), *self._preempt_until_fitting()]
         admitted, seated = self._admit_waiting()
         decoding = {slot: sequence for slot, sequence in self.running.items() if not sequence.in_prefill}
         prompts = {slot: sequence for slot, sequence in self.running.items() if sequence.in_prefill}
@@ -146,11 +149,15 @@ class Scheduler:
         held = Counter(sequence.tenant for sequence in self.running.values())
         newest = max(self.running.values(), key=lambda one: (held[one.tenant], one.priority, one.turn))
         moves = self.slots.release(newest)
-        newest.num_computed = 0
+        newest.restart()
         self.waiting.add(newest)
         self._is_crowded = True
         self.num_preemptions += 1
         return moves
+
+    def _shift_full(self) -> list[Move]:
+        full = [sequence for sequence in self.running.values() if sequence.is_full]
+        return [move for sequence in full for move in self.slots.shift(sequence)]
 
     def _preempt_until_fitting(self) -> list[Move]:
         moves: list[Move] = []
@@ -162,7 +169,7 @@ class Scheduler:
 
     def _may_not_fit(self) -> bool:
         """Whether the cells would be too few if none were shared; quick to tell."""
-        return sum(len(sequence.tokens) for sequence in self.running.values()) > self.limits.num_cells
+        return sum(sequence.num_wanted for sequence in self.running.values()) > self.limits.num_cells
 
     def _make_room(self, count: int) -> list[Move]:
         """Evict cached prefixes until so many cells are free."""
@@ -204,7 +211,7 @@ class Scheduler:
         if self.limits.num_cells >= self.limits.parallel * self.limits.context:
             return True
         is_shared = self.limits.shares_cells and prefix.holder in self.running
-        fresh = len(sequence.tokens) - (prefix.length if is_shared else 0)
+        fresh = sequence.num_wanted - (prefix.length if is_shared else 0)
         return self.num_committed + fresh <= self.limits.num_cells
 
     def _prefill_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
@@ -216,7 +223,7 @@ class Scheduler:
         room = self.limits.batch_tokens
         rows: list[tuple[Sequence, int]] = []
         for sequence in sorted(prompts.values(), key=lambda sequence: sequence.turn):
-            pending = sequence.num_pending
+            pending = sequence.num_next
             if pending <= min(wanted * STRETCH, room):
                 rows.append((sequence, pending))
                 wanted -= pending

@@ -34,6 +34,9 @@ class SlotLimits:
     shares_cells: bool = False  # a copy takes no cells (the unified layout)
     reuse: Reuse = "parts"
     keeps_prefixes: bool = False  # for others, when a sequence ends
+    moves_cells: bool = (
+        True  # a shift leaves what was computed behind the tokens that go; else it is computed again
+    )
     host_tokens: int = 0  # the budget of saved prefixes
 
 
@@ -43,6 +46,15 @@ class Trim:
 
     slot: int
     keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Remove so many cells of the slot behind the first; those behind them move up."""
+
+    slot: int
+    keep: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,7 @@ class Forget:
     key: int
 
 
-Move = Trim | Copy | Save | Restore | Forget
+Move = Trim | Shift | Copy | Save | Restore | Forget
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +136,7 @@ class Slots:
         if sequence.awaited is not None and sequence.awaited.is_coming:
             return None
         best, coming = NO_PREFIX, NO_PREFIX
-        # One token is always left to compute: its logits are the first answer's.
-        for holder, common in self._tree.match(sequence.root, sequence.tokens, len(sequence.tokens) - 1).items():
+        for holder, common in self._tree.match(sequence.root, sequence.tokens, sequence.num_reused).items():
             held = self._saved.get(holder) or self.cells.length(holder)
             length = min(common, held) if self.limits.reuse == "parts" or held <= common else 0
             if length > best.length or (length == best.length > 0 and holder in self._cached):
@@ -152,7 +163,7 @@ class Slots:
         sequence.slot = slot
         sequence.num_computed = prefix.length
         self.running[slot] = sequence
-        self._tree.insert(slot, sequence.root, sequence.tokens)
+        self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_shared])
         return moves
 
     def release(self, sequence: Sequence, keep: Keep = "host") -> list[Move]:
@@ -160,18 +171,39 @@ class Slots:
         slot = sequence.slot
         assert slot is not None and self.running.pop(slot) is sequence
         sequence.slot = None
-        if keep == "nothing" or not self.limits.keeps_prefixes or not self.cells.length(slot):
+        length = sequence.num_exact
+        if keep == "nothing" or not self.limits.keeps_prefixes or not length:
             return self._drop(slot)
-        self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_computed])
+        self._tree.insert(slot, sequence.root, sequence.tokens[:length])
         self._cached[slot] = keep
-        return []
+        return self._trim(slot, length)
+
+    def shift(self, sequence: Sequence) -> list[Move]:
+        """Drop the older half of what a full sequence holds behind its kept tokens.
+
+        What others hold too must not move, and what cannot move at all is no better: it is computed again.
+        """
+        slot, window = sequence.slot, sequence.window
+        assert slot is not None and window is not None and sequence.is_full
+        keep, count = window.num_keep, window.step
+        sequence.drop(keep, count)
+        can_move = self.limits.moves_cells and self.cells.is_private(slot, keep + count)
+        if can_move:
+            self.cells.cut(slot, keep, count)
+            sequence.num_computed -= count
+        else:
+            self.cells.trim(slot, keep)
+            sequence.num_computed = keep
+        sequence.has_shifted = can_move
+        self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_shared])
+        return [Shift(slot, keep, count) if can_move else Trim(slot, keep)]
 
     def rewind(self, sequence: Sequence) -> Move:
         """Return how to undo a batch that was left half computed: its cells go, or all where parts cannot."""
         assert sequence.slot is not None
         if self.limits.reuse != "parts":
             self.cells.trim(sequence.slot, 0)
-            sequence.num_computed = 0
+            sequence.restart()
         return Trim(sequence.slot, sequence.num_computed)
 
     def forget(self, key: int) -> Forget:
@@ -184,7 +216,8 @@ class Slots:
         """Start the slot's sequence anew: its saved prefix could not be given back."""
         sequence = self.running[slot]
         self.cells.trim(slot, 0)
-        sequence.num_computed = sequence.num_cached = 0
+        sequence.restart()
+        sequence.num_cached = 0
         return [self.forget(key), Trim(slot, 0)]
 
     def grow(self, slot: int, count: int) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
 from ocak.core.events import Delta, Event, Finished, FinishReason, TokenLogprob, Usage
-from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
+from ocak.core.limits import LOGPROBS_RANGE, N_KEEP_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
 from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.admission import Admission
@@ -123,6 +123,8 @@ class Gateway:
         check_stopping(request.stopping)
         if request.logprobs is not None:
             LOGPROBS_RANGE.check("logprobs", request.logprobs)
+        if request.n_keep is not None:
+            N_KEEP_RANGE.check("n_keep", request.n_keep)
         cost = prompt_bytes(request.prompt)
         timer = RequestTimer(model.key)
         try:

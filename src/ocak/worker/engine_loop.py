@@ -127,7 +127,7 @@ class EngineLoop:
         match output:
             case Admitted():
                 echo = [Delta(answer.echo, 0)] if answer.echo else []
-                return [Started(answer.sequence.num_prompt), *echo]
+                return [Started(answer.sequence.num_prompt, answer.sequence.num_prompt_dropped), *echo]
             case Broken(_, message):
                 del self._answers[answer.sequence.id]
                 return [Failed(to_wire(GenerationFailed(message)))]

@@ -23,6 +23,7 @@ from ocak.llama.sampler import SamplerFactory
 from ocak.memory.devices import cores, present_gpu
 from ocak.memory.estimate import KvSettings, kv_bytes
 from ocak.memory.gguf_header import read_model
+from ocak.worker.fitting import ContextRules, context_rules
 from ocak.worker.messages import LoadOptions
 from ocak.worker.prompt import PromptReader
 from ocak.worker.stopwatch import Stopwatch
@@ -42,6 +43,7 @@ class LoadedModel:
     prompts: PromptReader
     info: ModelInfo
     samplers: SamplerFactory
+    rules: ContextRules
 
 
 def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stopwatch) -> LoadedModel:
@@ -58,6 +60,9 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
     context = LlamaContext(model, sizes)
     runner = LlamaRunner(context, model.vocabulary)
     _warm_up(runner, context, sizes)
+    # A sequence that cannot lose its end cannot lose its middle either.
+    can_shift = context.reuse == "parts"
+    rules = context_rules(sizes.context, options.context_policy, options.n_keep, can_shift=can_shift)
     gpu = library.gpu_device() if options.gpu_layers != 0 else None
     info = ModelInfo(
         architecture=model.architecture,
@@ -71,6 +76,9 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         trained_context=model.trained_context,
         parallel=sizes.parallel,
         kv_cells=sizes.kv_cells,
+        context_policy=rules.policy,
+        n_keep=rules.num_keep,
+        can_shift=rules.can_shift,
         has_chat_template=prompts.has_template,
         has_infill=model.vocabulary.infill is not None,
         gpu=gpu,
@@ -78,7 +86,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         load_s=time.perf_counter() - started,
     )
     engine = _engine(runner, context, sizes, options, info)
-    return LoadedModel(model, engine, prompts, info, runner.samplers)
+    return LoadedModel(model, engine, prompts, info, runner.samplers, rules)
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:
@@ -136,6 +144,7 @@ def _engine(
         shares_cells=sizes.is_unified,
         reuse=context.reuse,
         keeps_prefixes=options.prefix_cache,
+        moves_cells=context.moves_cells,
         host_tokens=info.cache_ram_bytes * sizes.kv_cells // max(1, info.kv_bytes),
     )
     return Engine(runner, limits, step_target_s=options.step_target_s)

@@ -12,7 +12,7 @@ import msgspec
 
 from ocak.core.errors import WireError
 from ocak.core.events import Delta, Finished, Started
-from ocak.core.request import GenerateRequest, Prompt
+from ocak.core.request import ContextPolicy, GenerateRequest, Prompt
 from ocak.core.status import EngineStats, ModelInfo
 
 
@@ -23,6 +23,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     context: int = 0
     parallel: int = 4
     kv_cells: int = 0  # 0: context x parallel; fewer are shared by all sequences
+    context_policy: ContextPolicy = "error"  # where a request names none
+    n_keep: int = -1  # tokens at the beginning that are never dropped; -1: a quarter of the context
     batch_tokens: int = 512
     prefix_cache: bool = True
     cache_ram_bytes: int = 0  # for prefixes that are saved when their slots are needed
