@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests.models import TinyModel, write_model
 from ocak.core.errors import LoadFailed
 from ocak.core.request import Sampling
 from ocak.engine.engine import Engine, Sampled
-from ocak.engine.runner import Chunk
+from ocak.engine.runner import Aborted, Chunk
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.window import Window
@@ -186,26 +185,19 @@ def test_kept_tokens_are_a_prefix_for_others_after_a_shift(model: LlamaModel) ->
     context.close()
 
 
-def test_the_pass_that_rotates_the_keys_is_not_cut_short(model: LlamaModel) -> None:
+def test_the_pass_that_rotates_the_keys_is_not_cut_short(
+    model: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cut short, it would leave half of the keys rotated, and rotate them again."""
-    sizes = options(CONTEXT, parallel=1)
-    expected = alone(model, lambda: sequence(0, LONG, keep=8))
-    context = LlamaContext(model, sizes)
-    is_over = threading.Event()
-
-    def interrupt() -> None:
-        while not is_over.wait(0.0002):
-            context.abort()
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    try:
-        answers = run(engine_of(model, context, sizes), [sequence(0, LONG, keep=8)])
-    finally:
-        is_over.set()
-        thread.join()
-        context.close()
-    assert answers[0] == expected
+    context = LlamaContext(model, options(CONTEXT, parallel=1))
+    runner = LlamaRunner(context, model.vocabulary)
+    runner.run([Chunk(0, 0, LONG[:40], None)])
+    monkeypatch.setattr(library.abort_wanted, "clear", context.abort)  # which comes as soon as a pass begins
+    runner.shift(0, 4, 8)
+    runner.run([Chunk(0, 32, [3], None)])
+    with pytest.raises(Aborted):
+        runner.run([Chunk(0, 33, [3], None)])
+    context.close()
 
 
 @pytest.mark.parametrize("kv_type", sorted(library.KV_TYPES))

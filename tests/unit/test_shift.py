@@ -250,15 +250,16 @@ def test_a_shifted_sequence_is_preempted_and_goes_on_with_what_it_still_held() -
 
 
 def test_who_waits_for_a_prefix_does_not_wait_for_one_that_has_shifted_away() -> None:
-    long = tuple(range(90))
-    jobs = [Job(long, 4, 200), Job((*long[:28], 95), None, 1, arrives_at=1)]
-    runner = FakeRunner()
-    engine = Engine(runner, limits(2, 8, keeps_prefixes=True))
-    first, second = (sequence(i, job) for i, job in enumerate(jobs))
-    engine.submit(first)
-    engine.step()
-    engine.submit(second)
-    while not second.is_finished:
+    long = tuple(range(30))
+    jobs = [Job(long, 4, 200), Job((*long[:29], 95), None, 1), Job((90, 91), None, 30)]
+    engine = Engine(FakeRunner(), limits(2, 8, keeps_prefixes=True))
+    first, second, third = (sequence(i, job) for i, job in enumerate(jobs))
+    for each in (first, second, third):
+        engine.submit(each)
         engine.step()
-        engine.check_integrity()
-    assert not first.is_finished
+    assert second.awaited is not None and second.slot is None and third.slot is not None
+    while not first.has_shifted:
+        engine.step()
+    engine.finish(third)
+    engine.step()
+    assert second.slot is not None

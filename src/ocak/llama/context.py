@@ -24,7 +24,7 @@ from ocak.llama.model import LlamaModel
 CELL_PADDING = 256  # llama.cpp rounds the cells of a stream up to this
 NO_PADDING: Mapping[int, int] = {}
 # Whose rotation by nothing changes nothing: a shift rotates every cell of every slot. Quantised ones lose a little
-# each time, and bf16 ends the process on a CPU.
+# each time, and with heads of 32 values they end the process, as bf16 does on a CPU (llama.cpp 0c1e57098).
 SHIFTING_TYPES = ("f16", "f32")
 DECODE_OK, DECODE_NO_ROOM, DECODE_ABORTED = 0, 1, 2
 # Asked before every operation of a pass whether to abort, so it must not wait for the interpreter: `strlen` of the
