@@ -72,7 +72,7 @@ class Scheduler:
         self.limits = limits
         self.slots = Slots(limits.slot_limits)
         self.waiting = Waiting()
-        self._num_admitted = 0
+        self._num_turns = 0
         self._is_crowded = False  # since a preemption; until a sequence ends, nobody is admitted
         self._has_prefilled = False  # in the last batch
         self.num_preemptions = 0
@@ -156,8 +156,17 @@ class Scheduler:
         return moves
 
     def _shift_full(self) -> list[Move]:
-        full = [sequence for sequence in self.running.values() if sequence.is_full]
-        return [move for sequence in full for move in self.slots.shift(sequence)]
+        """Make room in full contexts. A prompt that shifts lets those pass that were admitted meanwhile."""
+        moves: list[Move] = []
+        for sequence in [sequence for sequence in self.running.values() if sequence.is_full]:
+            if sequence.in_prefill:
+                sequence.turn = self._next_turn()
+            moves += self.slots.shift(sequence)
+        return moves
+
+    def _next_turn(self) -> int:
+        self._num_turns += 1
+        return self._num_turns
 
     def _preempt_until_fitting(self) -> list[Move]:
         moves: list[Move] = []
@@ -201,8 +210,7 @@ class Scheduler:
             moves += self.slots.take(sequence, prefix)
             if not sequence.is_admitted:
                 sequence.is_admitted = True
-                sequence.turn = self._num_admitted
-                self._num_admitted += 1
+                sequence.turn = self._next_turn()
                 sequence.num_cached = prefix.length
                 admitted.append(sequence)
         return tuple(admitted), moves

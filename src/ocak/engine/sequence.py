@@ -52,7 +52,7 @@ class Sequence:
     slot: int | None = None
     sampler: Sampler | None = None
     is_admitted: bool = False  # has held a slot before
-    turn: int = 0  # the order in which sequences were admitted
+    turn: int = 0  # the order in which sequences were admitted, or shifted in prefill
     awaited: Awaited | None = None  # a prefix that another is computing
     is_finished: bool = False
 
