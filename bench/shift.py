@@ -248,8 +248,8 @@ def _report(flat: Flatness, recalls: list[Recall]) -> Report:
         Row(f"code word {lost.place}: recalled with shifts", "none", f"{lost.shifted} of {lost.count}"),
     ]
     notes = [
-        f"a prompt at a context of {CONTEXT}, 0.5B Q4_0; the embedded model at a context of {SMALL}, {KEPT} tokens "
-        f"kept, prompts of {LONG_TOKENS} tokens",
+        f"a prompt at a context of {CONTEXT}, 0.5B Q4_0; the embedded model at a context of {SMALL}, {KEPT} "
+        f"tokens kept, prompts of {LONG_TOKENS} tokens",
         f"as often: at most {NOISE:.0%} of the answers fewer, which is the noise of so many",
     ]
     samples = {"flatness": asdict(flat), "recalls": [asdict(recall) for recall in recalls]}
