@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
+from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.pacing import Pacer
 from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Copy, Forget, Keep, Move, Restore, Save, Shift, Trim
+from ocak.engine.slots import Keep
 
 
 @dataclass(frozen=True, slots=True)
