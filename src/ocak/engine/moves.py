@@ -1,4 +1,4 @@
-"""What is to be done to the cells of slots, in the order given. `Slots` decides, the engine has its runner do it."""
+"""What is to be done to the cells of slots, in the order given. `Slots` decides, the engine has a runner do it."""
 
 from __future__ import annotations
 
