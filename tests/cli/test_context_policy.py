@@ -102,6 +102,16 @@ def test_a_stream_tells_in_its_header_what_the_prompt_loses(client: OpenAI) -> N
     assert last.usage.prompt_tokens_details.dropped_tokens == expected(1000 + 4)
 
 
+@pytest.mark.parametrize("length", [CONTEXT - 1, CONTEXT, CONTEXT + 1])
+def test_a_streams_header_is_exact_where_the_answer_is_the_first_to_shift(client: OpenAI, length: int) -> None:
+    body = {"context_policy": "shift"}
+    raw = client.completions.with_raw_response.create(
+        model="tiny", prompt=prompt(length), max_tokens=9, stream=True, extra_body=body
+    )
+    assert len(list(raw.parse())) > 1
+    assert raw.headers.get("x-ocak-dropped-tokens") == (str(STEP) if length > CONTEXT else None)
+
+
 def test_a_truncated_prompt_answers_as_its_ends_do(client: OpenAI) -> None:
     whole, n_keep, max_tokens = prompt(900), 50, 30
     cut = whole[:n_keep] + whole[n_keep - (CONTEXT - max_tokens) :]

@@ -161,7 +161,7 @@ class Scheduler:
         moves: list[Move] = []
         for sequence in [sequence for sequence in self.running.values() if sequence.is_full]:
             if sequence.in_prefill:
-                sequence.turn = self._next_turn()
+                sequence.prefill_turn = self._next_turn()
             moves += self.slots.shift(sequence)
         return moves
 
@@ -211,7 +211,7 @@ class Scheduler:
             moves += self.slots.take(sequence, prefix)
             if not sequence.is_admitted:
                 sequence.is_admitted = True
-                sequence.turn = self._next_turn()
+                sequence.turn = sequence.prefill_turn = self._next_turn()
                 sequence.num_cached = prefix.length
                 admitted.append(sequence)
         return tuple(admitted), moves
@@ -231,7 +231,7 @@ class Scheduler:
         """
         room = self.limits.batch_tokens
         rows: list[tuple[Sequence, int]] = []
-        for sequence in sorted(prompts.values(), key=lambda sequence: sequence.turn):
+        for sequence in sorted(prompts.values(), key=lambda sequence: sequence.prefill_turn):
             pending = sequence.num_next
             if pending <= min(wanted * STRETCH, room):
                 rows.append((sequence, pending))

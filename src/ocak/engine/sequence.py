@@ -52,7 +52,8 @@ class Sequence:
     slot: int | None = None
     sampler: Sampler | None = None
     is_admitted: bool = False  # has held a slot before
-    turn: int = 0  # the order in which sequences were admitted, or shifted in prefill
+    turn: int = 0  # the order in which sequences were admitted
+    prefill_turn: int = 0  # likewise, but a prompt that shifts goes behind those admitted meanwhile
     awaited: Awaited | None = None  # a prefix that another is computing
     is_finished: bool = False
 
@@ -112,9 +113,8 @@ class Sequence:
 
     @property
     def num_prompt_dropped(self) -> int:
-        """Tokens that are gone when the whole prompt is computed; ask before it begins."""
-        shifted = 0 if self.window is None else self.window.num_dropped(len(self.tokens))
-        return self.num_dropped + shifted
+        """Tokens of the prompt that are gone when the answer begins."""
+        return self.num_dropped if self.window is None else self.window.num_dropped(self.num_prompt)
 
     @property
     def usage(self) -> Usage:
