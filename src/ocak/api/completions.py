@@ -88,7 +88,9 @@ class Completions:
             completions = await complete_all(self._gateway, job.requests)
         usage = total_usage([c.usage for c in completions], job.n)
         _note_usage(exchange, usage)
-        await exchange.answer(job.answer.whole(completions, usage), headers=job.headers + _dropped_header(usage))
+        await exchange.answer(
+            job.answer.whole(completions, usage), headers=job.headers + _dropped_header(usage.dropped_tokens)
+        )
 
     async def _stream(self, exchange: Exchange, job: Job) -> None:
         sources = streams(self._gateway, job.requests)
@@ -97,7 +99,9 @@ class Completions:
             ready = await merge.ready()
             if not ready:
                 raise WorkerLost(NO_END)
-            await exchange.start(EVENT_STREAM, (*STREAM_HEADERS, *job.headers))
+            await exchange.start(
+                EVENT_STREAM, (*STREAM_HEADERS, *job.headers, *_dropped_header(_dropped(ready, job.n)))
+            )
             await exchange.end(await _write_chunks(exchange, job, merge, ready))
 
 
@@ -179,5 +183,10 @@ def _note_usage(exchange: Exchange, usage: Usage) -> None:
     exchange.note.completion_tokens = usage.completion_tokens
 
 
-def _dropped_header(usage: Usage) -> list[Header]:
-    return [(b"x-ocak-dropped-tokens", b"%d" % usage.dropped_tokens)] if usage.dropped_tokens else []
+def _dropped(ready: Ready, n: int) -> int:
+    """Add up what the prompts lose that have begun; n answers to one prompt count it once."""
+    return sum({index // n: event.dropped_tokens for index, event in ready if type(event) is Started}.values())
+
+
+def _dropped_header(count: int) -> list[Header]:
+    return [(b"x-ocak-dropped-tokens", b"%d" % count)] if count else []

@@ -90,6 +90,8 @@ def _requests(
             tenant=origin.tenant,
             priority=body.priority or 0,
             cache_salt=body.cache_salt or "",
+            context_policy=body.context_policy,
+            n_keep=body.n_keep,
         )
         for prompt in prompts
         for sampling in samplings

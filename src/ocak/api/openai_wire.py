@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from ocak.api.prompt_shapes import SHAPES
 from ocak.api.samplers_wire import Int, SamplersBody
+from ocak.core.request import ContextPolicy
 
 ModelName = Annotated[str, Meta(description="A model's key or one of its names.", max_length=256)]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -70,6 +71,17 @@ class CommonBody(SamplersBody, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    context_policy: (
+        Annotated[
+            ContextPolicy,
+            Meta(
+                description="What becomes of a prompt, or an answer, that outgrows the context: an error; the "
+                "oldest tokens go on the way; or the prompt's middle goes."
+            ),
+        ]
+        | None
+    ) = None
+    n_keep: Annotated[Int, Meta(description="Tokens at the beginning that are never dropped.")] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

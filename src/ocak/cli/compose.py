@@ -86,6 +86,8 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         context=model.context,
         parallel=model.parallel,
         kv_cells=model.kv_cells,
+        context_policy=model.context_policy,
+        n_keep=model.n_keep,
         batch_tokens=model.batch_tokens,
         step_target_s=model.inter_token_ms / 1000,
         prefix_cache=model.prefix_cache,

@@ -34,6 +34,7 @@ class Setting:
     is_secret: bool = False
     is_file_only: bool = False
     is_path: bool = False
+    implied: tuple[str, str] | None = None  # a prefix of variables, and the default where one is set
 
     @property
     def flag(self) -> str:
@@ -140,6 +141,7 @@ def _setting(name: str, annotation: object, default: object) -> Setting:
         is_secret=extra.get("secret", False),
         is_file_only=extra.get("file_only", False),
         is_path=extra.get("path", False),
+        implied=extra.get("implied"),
     )
 
 

@@ -3,7 +3,8 @@
 From these two structs come the flags of the command line, the keys of `ocak.toml`, the `OCAK_*` variables,
 the table of `ocak config check` and the documentation; the names are the same in all of them.
 In `Meta.extra`: `flags` and `env` are further spellings, `secret` is never shown, `file_only` has no flag,
-`metavar` is how --help calls the value, `path` is relative to the file it is written in.
+`metavar` is how --help calls the value, `path` is relative to the file it is written in, `implied` is a prefix of
+variables and the value that the setting has where one of them is set and nothing else is said.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from msgspec import Meta, Struct
 
 from ocak.cli.adaptation_settings import AdaptationSettings
 from ocak.core.limits import INT32_MAX
+from ocak.core.request import ContextPolicy
 
 Count = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -105,6 +107,21 @@ class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
     kv_cells: Annotated[
         Count, Meta(description="tokens that all sequences share; 0: context x parallel, less over-commits")
     ] = 0
+    context_policy: Annotated[
+        ContextPolicy,
+        Meta(
+            description="what outgrows the context: refuse it, drop the oldest tokens, or drop a prompt's middle",
+            extra={"implied": (LEGACY, "shift")},
+        ),
+    ] = "error"
+    n_keep: Annotated[
+        int,
+        Meta(
+            ge=-1,
+            le=INT32_MAX,
+            description="tokens at the beginning that are never dropped; -1: a quarter of the context",
+        ),
+    ] = -1
     batch_tokens: Annotated[int, Meta(ge=1, le=65536, description="most tokens in one forward pass")] = 512
     inter_token_ms: Annotated[
         int,

@@ -16,13 +16,14 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    dropped_tokens: int = 0
+    dropped_tokens: int = 0  # to fit the context: of the prompt, then of a long answer itself
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """The prompt holds a slot: it is being computed."""
+    """The prompt holds a slot: it is being computed; so many of its tokens will be gone when the answer begins."""
 
     prompt_tokens: int
+    dropped_tokens: int = 0
 
 
 class LikelyToken(msgspec.Struct, frozen=True, array_like=True):

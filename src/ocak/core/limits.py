@@ -51,6 +51,7 @@ SAMPLING_RANGES = {
     "adaptive_decay": Range(0, 0.99),
 }
 PRIORITY_RANGE = Range(-1000, 1000)
+N_KEEP_RANGE = Range(0, INT32_MAX)  # and less than half of the context, which the worker knows
 LOGIT_BIAS_RANGE = Range(-100, 100)
 LOGPROBS_RANGE = Range(0, 20)
 TOKEN_RANGE = Range(0, INT32_MAX)

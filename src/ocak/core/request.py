@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 DEFAULT_TENANT = "public"
+ContextPolicy = Literal["error", "shift", "truncate"]  # what becomes of what does not fit the context
 
 
 COLDEST = 1e-5  # a temperature below it is greedy: what llama.cpp would divide by it overflows
@@ -135,6 +138,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     lora: str = ""  # the adapter that answers; empty: the model alone
     tenant: str = DEFAULT_TENANT
     priority: int = 0  # lower ones go first, among the tenant's own
+    context_policy: ContextPolicy | None = None  # None: the model's
+    n_keep: int | None = None  # tokens at the beginning that are never dropped; None: the model's
     cache_salt: str = ""  # cached prefixes are shared within a tenant, and there under the same salt
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from ocak.core.embedding import ModelKind, Pooling
+from ocak.core.request import ContextPolicy
 
 ModelState = Literal["unloaded", "loading", "ready", "unresponsive", "restarting", "failed"]
 
@@ -58,6 +59,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     trained_context: int
     parallel: int
     kv_cells: int
+    context_policy: ContextPolicy = "error"  # where a request names none
+    n_keep: int = 0  # likewise
+    can_shift: bool = False
     has_chat_template: bool
     has_infill: bool
     gpu: str | None  # the device in use; None on the CPU

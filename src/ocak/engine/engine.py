@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
+from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.pacing import Pacer
 from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Copy, Forget, Keep, Move, Restore, Save, Trim
+from ocak.engine.slots import Keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,10 @@ class Engine:
         return self._scheduler.has_work
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence; its prompt must leave room for one token in the context."""
-        assert 1 <= sequence.num_prompt < self._scheduler.limits.context
+        """Queue a sequence; without a window its prompt must leave room for one token in the context."""
+        context = self._scheduler.limits.context
+        assert sequence.tokens and (sequence.window or len(sequence.tokens) < context)
+        assert sequence.window is None or sequence.window.context <= context
         self._scheduler.add(sequence)
 
     def finish(self, sequence: Sequence, keep: Keep = "host") -> None:
@@ -127,6 +130,8 @@ class Engine:
             match move:
                 case Trim(slot, keep):
                     self._runner.trim(slot, keep)
+                case Shift(slot, keep, count):
+                    self._runner.shift(slot, keep, count)
                 case Copy(source, slot, count):
                     self._runner.copy(source, slot, count)
                 case Save(slot, key):
@@ -174,7 +179,7 @@ class Engine:
         place = 0
         self._scheduler.advance(batch)
         for sequence, count in batch.rows:
-            self._num_prompt_tokens += max(0, min(count, sequence.num_prompt - sequence.num_computed + count))
+            self._num_prompt_tokens += sequence.num_of_prompt(count)
             outputs += self._score(sequence, sequence.num_computed - count)
             if sequence.num_pending == 0:
                 outputs.append(self._append(sequence, tokens[place], place))

@@ -93,6 +93,10 @@ class Runner(Protocol):
         """Remove all cells of the slot but the first."""
         ...
 
+    def shift(self, slot: int, keep: int, count: int) -> None:
+        """Remove so many cells of the slot behind the first; those behind them, its own alone, move up."""
+        ...
+
     def copy(self, source: int, slot: int, count: int) -> None:
         """Give the slot, which holds nothing, the first cells of another."""
         ...
@@ -150,6 +154,7 @@ class FakeRunner:
     num_logprobs: int = 0  # how often they were asked for
     decode_s: float = 0.0
     num_aborts: int = 0
+    num_shifts: int = 0
 
     def new_sampler(self, sampling: Sampling, prompt: Rows[int], rules: TokenRules = NO_RULES) -> FakeSampler:
         self.samplers.append(FakeSampler(sampling))
@@ -192,6 +197,14 @@ class FakeRunner:
         self.cells[slot] = self.cells.pop(slot, [])[:keep]
         if not self.cells[slot]:
             del self.cells[slot]
+
+    def shift(self, slot: int, keep: int, count: int) -> None:
+        cells = self.cells[slot]
+        assert 0 < count <= len(cells) - keep, "a shift of what is not there"
+        others = {id(cell) for other, held in self.cells.items() if other != slot for cell in held}
+        assert not others & {id(cell) for cell in cells[keep + count :]}, "another's cells would move"
+        self.cells[slot] = cells[:keep] + cells[keep + count :]
+        self.num_shifts += 1
 
     def copy(self, source: int, slot: int, count: int) -> None:
         assert not self.cells.get(slot), "a copy into a slot that holds something"

@@ -3,7 +3,8 @@
 Steps that decode, a token of every answer, take turns with steps that prefill, a chunk of the oldest prompts: a
 mixed batch would be cut into those two passes by llama.cpp anyway, and run 8 % slower than they do. So no answer
 stalls for longer than a chunk. Adapters take turns too (`turns.py`). When the cells run short, cached prefixes go
-first; then the newest sequence gives its slot back and is computed again later; nobody else notices.
+first; then the newest sequence gives its slot back and is computed again later; nobody else notices. A sequence
+whose context is full and that has a window shifts before anything else is decided.
 Invariants: what the running sequences hold and are about to compute fits into the cells; a batch never exceeds its
 budget and is one adapter's alone; one running sequence is never preempted, so something always makes progress.
 """
@@ -13,10 +14,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from ocak.engine.moves import Move
 from ocak.engine.padding import gaps, neighbours, reach, tiled
 from ocak.engine.runner import MOST_SCORED
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Keep, Move, Prefix, Reuse, SlotLimits, Slots
+from ocak.engine.slots import Keep, Prefix, Reuse, SlotLimits, Slots
 from ocak.engine.turns import Turn, Turns
 from ocak.engine.waiting import Waiting
 
@@ -35,6 +37,7 @@ class SchedulerLimits:
     reuse: Reuse = "parts"
     keeps_prefixes: bool = False
     host_tokens: int = 0  # of prefixes saved to host memory
+    moves_cells: bool = True  # a shift need not compute what stays again
 
     def __post_init__(self) -> None:
         assert self.num_cells >= self.context > 1, "one sequence must fit"
@@ -49,6 +52,7 @@ class SchedulerLimits:
             reuse=self.reuse,
             keeps_prefixes=self.keeps_prefixes,
             host_tokens=self.host_tokens,
+            moves_cells=self.moves_cells,
         )
 
 
@@ -72,7 +76,7 @@ class Scheduler:
         self.limits = limits
         self.slots = Slots(limits.slot_limits)
         self.waiting = Waiting()
-        self._num_admitted = 0
+        self._num_turns = 0
         self._is_crowded = False  # since a preemption; until a sequence ends, nobody is admitted
         self._turns = Turns()
         self.num_preemptions = 0
@@ -88,14 +92,14 @@ class Scheduler:
     @property
     def num_committed(self) -> int:
         """Cells that the running sequences hold or are about to."""
-        return self.slots.num_held + sum(sequence.num_pending for sequence in self.running.values())
+        return self.slots.num_held + sum(sequence.num_next for sequence in self.running.values())
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
 
     def schedule(self, prefill_tokens: int) -> Batch:
         """Pick the next batch, of about `prefill_tokens` if they are prompts'."""
-        moves = self._preempt_until_fitting()
+        moves = [*self._shift_full(), *self._preempt_until_fitting()]
         admitted, seated = self._admit_waiting()
         rows, turn = self._next_rows(prefill_tokens)
         rows.sort(key=_slot)
@@ -157,11 +161,24 @@ class Scheduler:
         held = Counter(sequence.tenant for sequence in self.running.values())
         newest = max(self.running.values(), key=lambda one: (held[one.tenant], one.priority, one.turn))
         moves = self.slots.release(newest)
-        newest.num_computed = 0
+        newest.restart()
         self.waiting.add(newest)
         self._is_crowded = True
         self.num_preemptions += 1
         return moves
+
+    def _shift_full(self) -> list[Move]:
+        """Make room in full contexts. A prompt that shifts lets those pass that were admitted meanwhile."""
+        moves: list[Move] = []
+        for sequence in [sequence for sequence in self.running.values() if sequence.is_full]:
+            if sequence.in_prefill:
+                sequence.prefill_turn = self._next_turn()
+            moves += self.slots.shift(sequence)
+        return moves
+
+    def _next_turn(self) -> int:
+        self._num_turns += 1
+        return self._num_turns
 
     def _preempt_until_fitting(self) -> list[Move]:
         moves: list[Move] = []
@@ -173,7 +190,7 @@ class Scheduler:
 
     def _may_not_fit(self) -> bool:
         """Whether the cells would be too few if none were shared; quick to tell."""
-        return sum(len(sequence.tokens) for sequence in self.running.values()) > self.limits.num_cells
+        return sum(sequence.num_wanted for sequence in self.running.values()) > self.limits.num_cells
 
     def _make_room(self, count: int) -> list[Move]:
         """Evict cached prefixes until so many cells are free."""
@@ -205,8 +222,7 @@ class Scheduler:
             moves += self.slots.take(sequence, prefix)
             if not sequence.is_admitted:
                 sequence.is_admitted = True
-                sequence.turn = self._num_admitted
-                self._num_admitted += 1
+                sequence.turn = sequence.prefill_turn = self._next_turn()
                 sequence.num_cached = prefix.length
                 admitted.append(sequence)
         return tuple(admitted), moves
@@ -215,7 +231,7 @@ class Scheduler:
         if self.limits.num_cells >= self.limits.parallel * self.limits.context:
             return True
         is_shared = self.limits.shares_cells and prefix.holder in self.running
-        fresh = len(sequence.tokens) - (prefix.length if is_shared else 0)
+        fresh = sequence.num_wanted - (prefix.length if is_shared else 0)
         return self.num_committed + fresh <= self.limits.num_cells
 
     def _prefill_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
@@ -227,7 +243,7 @@ class Scheduler:
         """
         room, scores = self.limits.batch_tokens, MOST_SCORED
         rows: list[tuple[Sequence, int]] = []
-        for sequence in sorted(prompts.values(), key=lambda sequence: sequence.turn):
+        for sequence in sorted(prompts.values(), key=lambda sequence: sequence.prefill_turn):
             most = sequence.most_tokens(scores)
             if most > min(wanted * STRETCH, room):
                 part = wanted - wanted % GRAIN if rows or wanted > GRAIN else wanted

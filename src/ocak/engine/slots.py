@@ -16,6 +16,7 @@ from itertools import count
 from typing import Literal
 
 from ocak.engine.cells import Cells, SplitCells, UnifiedCells
+from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.prefix_tree import PrefixTree
 from ocak.engine.sequence import Awaited, Sequence
 
@@ -34,51 +35,10 @@ class SlotLimits:
     shares_cells: bool = False  # a copy takes no cells (the unified layout)
     reuse: Reuse = "parts"
     keeps_prefixes: bool = False  # for others, when a sequence ends
+    moves_cells: bool = (
+        True  # a shift leaves what was computed behind the tokens that go; else it is computed again
+    )
     host_tokens: int = 0  # the budget of saved prefixes
-
-
-@dataclass(frozen=True, slots=True)
-class Trim:
-    """Remove all cells of the slot but the first."""
-
-    slot: int
-    keep: int
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Give the slot, which holds nothing, the first cells of another."""
-
-    source: int
-    slot: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """Copy the slot's cells to host memory under a key."""
-
-    slot: int
-    key: int
-
-
-@dataclass(frozen=True, slots=True)
-class Restore:
-    """Give the slot, which holds nothing, the first cells of those saved under the key."""
-
-    key: int
-    slot: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Free what was saved under the key."""
-
-    key: int
-
-
-Move = Trim | Copy | Save | Restore | Forget
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +111,7 @@ class Slots:
         sequence.slot = slot
         sequence.num_computed = prefix.length
         self.running[slot] = sequence
-        self._tree.insert(slot, sequence.root, sequence.tokens)
+        self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_shared])
         return moves
 
     def release(self, sequence: Sequence, keep: Keep = "host") -> list[Move]:
@@ -159,18 +119,39 @@ class Slots:
         slot = sequence.slot
         assert slot is not None and self.running.pop(slot) is sequence
         sequence.slot = None
-        if keep == "nothing" or not self.limits.keeps_prefixes or not self.cells.length(slot):
+        length = sequence.num_exact
+        if keep == "nothing" or not self.limits.keeps_prefixes or not length:
             return self._drop(slot)
-        self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_computed])
+        self._tree.insert(slot, sequence.root, sequence.tokens[:length])
         self._cached[slot] = keep
-        return []
+        return self._trim(slot, length)
+
+    def shift(self, sequence: Sequence) -> list[Move]:
+        """Drop the older half of what a full sequence holds behind its kept tokens.
+
+        What others hold too must not move, and what cannot move at all is no better: it is computed again.
+        """
+        slot, window = sequence.slot, sequence.window
+        assert slot is not None and window is not None and sequence.is_full
+        keep, count = window.num_keep, window.step
+        sequence.drop(keep, count)
+        can_move = self.limits.moves_cells and self.cells.is_private(slot, keep + count)
+        if can_move:
+            self.cells.cut(slot, keep, count)
+            sequence.num_computed -= count
+        else:
+            self.cells.trim(slot, keep)
+            sequence.num_computed = keep
+        sequence.has_shifted = can_move
+        self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_shared])
+        return [Shift(slot, keep, count) if can_move else Trim(slot, keep)]
 
     def rewind(self, sequence: Sequence) -> Move:
         """Return how to undo a batch that was left half computed: its cells go, or all where parts cannot."""
         assert sequence.slot is not None
         if self.limits.reuse != "parts":
             self.cells.trim(sequence.slot, 0)
-            sequence.num_computed = 0
+            sequence.restart()
         return Trim(sequence.slot, sequence.num_computed)
 
     def forget(self, key: int) -> Forget:
@@ -183,7 +164,8 @@ class Slots:
         """Start the slot's sequence anew: its saved prefix could not be given back."""
         sequence = self.running[slot]
         self.cells.trim(slot, 0)
-        sequence.num_computed = sequence.num_cached = 0
+        sequence.restart()
+        sequence.num_cached = 0
         return [self.forget(key), Trim(slot, 0)]
 
     def grow(self, slot: int, count: int) -> None:

@@ -26,7 +26,14 @@ from ocak.core.events import (
     TokenLogprob,
     Usage,
 )
-from ocak.core.limits import DIMENSIONS_RANGE, LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
+from ocak.core.limits import (
+    DIMENSIONS_RANGE,
+    LOGPROBS_RANGE,
+    N_KEEP_RANGE,
+    PRIORITY_RANGE,
+    check_sampling,
+    check_stopping,
+)
 from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.adapters import adapted_names, check_adapter
@@ -166,6 +173,8 @@ class Gateway:
             LOGPROBS_RANGE.check("logprobs", request.logprobs)
         if request.prompt_logprobs is not None:
             LOGPROBS_RANGE.check("prompt_logprobs", request.prompt_logprobs)
+        if request.n_keep is not None:
+            N_KEEP_RANGE.check("n_keep", request.n_keep)
         with self._place(model, prompt_bytes(request.prompt)) as timer:
             yield model.provider, timer
 

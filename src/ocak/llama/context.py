@@ -25,10 +25,14 @@ from ocak.llama.model import LlamaModel
 
 CELL_PADDING = 256  # llama.cpp rounds the cells of a stream up to this
 NO_PADDING: Mapping[int, int] = {}
+# Whose rotation by nothing changes nothing: a shift rotates every cell of every slot. Quantised ones lose a little
+# each time, and with heads of 32 values they end the process, as bf16 does on a CPU (llama.cpp 0c1e57098).
+SHIFTING_TYPES = ("f16", "f32")
 DECODE_OK, DECODE_NO_ROOM, DECODE_ABORTED = 0, 1, 2
 # Asked before every operation of a pass whether to abort, so it must not wait for the interpreter: `strlen` of the
 # abort flag is C's own function that tells an empty string from another.
 IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, c.ggml_abort_callback)
+NEVER = c.ggml_abort_callback()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,15 @@ class LlamaContext:
         self._logits: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._logits_address = 0
         self._abort_flag = ctypes.create_string_buffer(2)
-        c.llama_set_abort_callback(self.pointer, IS_SET, ctypes.cast(self._abort_flag, ctypes.c_void_p))
+        self._let_abort()
         self._memory = c.llama_get_memory(self.pointer)
+        self.moves_cells = (
+            options.kv_type in SHIFTING_TYPES
+            and not model.scales_keys
+            and options.rope.is_plain  # rotating by nothing would not be nothing
+            and bool(c.llama_memory_can_shift(self._memory))
+        )
+        self._has_shifted = False  # the next pass rotates the keys first
         self._make_batch(options.batch_tokens)
 
     def _make_batch(self, size: int) -> None:
@@ -150,7 +161,7 @@ class LlamaContext:
         """Run the forward pass over the batch. Raises `NoRoom`, `Aborted` or `RunFailed`."""
         self._abort_flag[0] = b"\0"
         library.abort_wanted.clear()
-        status = c.llama_decode(self.pointer, self._batch)
+        status = self._decode()
         if status == DECODE_NO_ROOM:
             raise NoRoom("the KV cache is full")
         if status == DECODE_ABORTED:
@@ -158,6 +169,20 @@ class LlamaContext:
         if status != DECODE_OK:
             raise RunFailed(f"llama_decode returned {status}: {library.recent_errors()}")
         c.llama_synchronize(self.pointer)
+
+    def _decode(self) -> int:
+        """The pass after a shift cannot be aborted: half of the keys would be rotated, and rotated again."""
+        if not self._has_shifted:
+            return int(c.llama_decode(self.pointer, self._batch))
+        self._has_shifted = False
+        c.llama_set_abort_callback(self.pointer, NEVER, None)
+        try:
+            return int(c.llama_decode(self.pointer, self._batch))
+        finally:
+            self._let_abort()
+
+    def _let_abort(self) -> None:
+        c.llama_set_abort_callback(self.pointer, IS_SET, ctypes.cast(self._abort_flag, ctypes.c_void_p))
 
     @property
     def num_rows(self) -> int:
@@ -180,6 +205,13 @@ class LlamaContext:
     def trim(self, slot: int, keep: int) -> bool:
         """Remove all cells of the slot but the first; return whether the model's memory can do that."""
         return bool(c.llama_memory_seq_rm(self._memory, slot, keep or -1, -1))
+
+    def shift(self, slot: int, keep: int, count: int) -> None:
+        """Remove cells of the slot behind the first; those behind them, which no other slot holds, move up."""
+        assert self.moves_cells
+        c.llama_memory_seq_rm(self._memory, slot, keep, keep + count)
+        c.llama_memory_seq_add(self._memory, slot, keep + count, -1, -count)
+        self._has_shifted = True
 
     def copy(self, source: int, slot: int, count: int) -> None:
         """Give an empty slot the first cells of another: shared in the unified layout, copied in the split one.

@@ -82,6 +82,13 @@ class LlamaModel:
         is_recurrent = c.llama_model_is_recurrent(self.pointer) or c.llama_model_is_hybrid(self.pointer)
         return not is_recurrent and c.llama_model_n_swa(self.pointer) == 0
 
+    @property
+    def scales_keys(self) -> bool:
+        """Whether rotating keys also scales them, as YaRN does: then every shift would scale everybody's keys."""
+        scaling = f"{self.architecture}.rope.scaling"
+        has_factor = float(self.metadata(f"{scaling}.attn_factor") or 1) != 1
+        return has_factor or self.metadata(f"{scaling}.type") not in (None, "none", "linear")
+
     def metadata(self, key: str) -> str | None:
         """Return a metadata value as text, None when the model does not carry it."""
         buffer = ctypes.create_string_buffer(TEXT_BYTES)

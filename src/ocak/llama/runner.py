@@ -80,6 +80,10 @@ class LlamaRunner:
         self._context.trim(slot, keep)
         self._lengths[slot] = keep
 
+    def shift(self, slot: int, keep: int, count: int) -> None:
+        self._context.shift(slot, keep, count)
+        self._lengths[slot] -= count
+
     def copy(self, source: int, slot: int, count: int) -> None:
         self._context.copy(source, slot, count)
         self._lengths[slot] = count

@@ -155,7 +155,8 @@ class EngineLoop:
     def _tell(self, answer: Answer, output: Output | EmbedderOutput) -> list[RequestEvent]:
         match output:
             case Admitted():
-                return [Started(answer.sequence.num_prompt), *self._tell_prompt(answer, ())]
+                started = Started(answer.sequence.num_prompt, answer.sequence.num_prompt_dropped)
+                return [started, *self._tell_prompt(answer, ())]
             case Scored(_, logprobs):
                 return self._tell_prompt(answer, logprobs)
             case Broken(_, message):

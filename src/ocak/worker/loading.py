@@ -32,6 +32,7 @@ from ocak.memory.lora_file import read_adapter
 from ocak.memory.model_kind import pooling_of
 from ocak.worker.embedding import EmbeddingWork
 from ocak.worker.embedding_load import embedding_info, embedding_options, embedding_work, load_embedder
+from ocak.worker.fitting import ContextRules, context_rules
 from ocak.worker.messages import LoadOptions
 from ocak.worker.prompt import PromptReader
 from ocak.worker.stopwatch import Stopwatch
@@ -51,6 +52,7 @@ class LoadedModel:
     prompts: PromptReader
     info: ModelInfo
     samplers: SamplerFactory
+    rules: ContextRules
     embedding: EmbeddingWork | None = None  # instead of text
 
 
@@ -75,6 +77,9 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
     context = LlamaContext(model, sizes)
     runner = LlamaRunner(context, model.vocabulary, adapters)
     _warm_up(runner, context, sizes, adapters.names)
+    # A sequence that cannot lose its end cannot lose its middle either.
+    can_shift = context.reuse == "parts"
+    rules = context_rules(sizes.context, options.context_policy, options.n_keep, can_shift=can_shift)
     gpu = library.gpu_device() if options.gpu_layers != 0 else None
     info = ModelInfo(
         architecture=model.architecture,
@@ -88,6 +93,9 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         trained_context=model.trained_context,
         parallel=sizes.parallel,
         kv_cells=sizes.kv_cells,
+        context_policy=rules.policy,
+        n_keep=rules.num_keep,
+        can_shift=rules.can_shift,
         has_chat_template=prompts.has_template,
         has_infill=model.vocabulary.infill is not None,
         gpu=gpu,
@@ -96,7 +104,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         lora=adapters.names,
     )
     engine = _engine(runner, context, sizes, options, info)
-    return LoadedModel(model, engine, prompts, info, runner.samplers)
+    return LoadedModel(model, engine, prompts, info, runner.samplers, rules)
 
 
 def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, options: LoadOptions) -> LoadedModel:
@@ -110,7 +118,8 @@ def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, opti
     info = msgspec.structs.replace(info, gpu=library.gpu_device() if options.gpu_layers != 0 else None)
     prompts = PromptReader(model.vocabulary, None)
     work = embedding_work(prompts, model, info)
-    return LoadedModel(model, engine, prompts, info, SamplerFactory(model.vocabulary), work)
+    rules = context_rules(info.context, "error", 0, can_shift=False)
+    return LoadedModel(model, engine, prompts, info, SamplerFactory(model.vocabulary), rules, work)
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:
@@ -172,6 +181,7 @@ def _engine(
         shares_cells=sizes.is_unified,
         reuse=context.reuse,
         keeps_prefixes=options.prefix_cache,
+        moves_cells=context.moves_cells,
         host_tokens=info.cache_ram_bytes * sizes.kv_cells // max(1, info.kv_bytes),
     )
     return Engine(runner, limits, step_target_s=options.step_target_s)

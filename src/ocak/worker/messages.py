@@ -15,7 +15,7 @@ from ocak.core.errors import WireError
 from ocak.core.events import Delta, Finished, PromptScored, Started
 from ocak.core.lora import LoraAdapter
 from ocak.core.placement import TensorOverride
-from ocak.core.request import GenerateRequest, Prompt
+from ocak.core.request import ContextPolicy, GenerateRequest, Prompt
 from ocak.core.rope import RopeOptions
 from ocak.core.status import EngineStats, ModelInfo
 
@@ -27,6 +27,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     context: int = 0
     parallel: int = 4
     kv_cells: int = 0  # 0: context x parallel; fewer are shared by all sequences
+    context_policy: ContextPolicy = "error"  # where a request names none
+    n_keep: int = -1  # tokens at the beginning that are never dropped; -1: a quarter of the context
     batch_tokens: int = 512
     prefix_cache: bool = True
     cache_ram_bytes: int = 0  # for prefixes that are saved when their slots are needed

@@ -18,7 +18,6 @@ import psutil
 
 from ocak.core.embedding import EmbedRequest
 from ocak.core.errors import (
-    ContextLengthExceeded,
     GenerationFailed,
     InvalidRequest,
     LoadFailed,
@@ -30,6 +29,7 @@ from ocak.engine.sequence import Sequence
 from ocak.worker.channel import Channel, ChannelClosed
 from ocak.worker.embedding import NOT_AN_EMBEDDER
 from ocak.worker.engine_loop import Answer, EngineLoop
+from ocak.worker.fitting import check_context, check_length, fit
 from ocak.worker.loading import LoadedModel, load
 from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import (
@@ -189,17 +189,21 @@ class Worker:
         if self._loaded.embedding is not None:
             raise self._loaded.embedding.refuse_text()
         info, vocabulary = self._loaded.info, self._loaded.model.vocabulary
+        rules = self._loaded.rules
+        check_context(request, rules)
         if isinstance(request.prompt, TokenPrompt):
-            _check_length(len(request.prompt.tokens), info.context)
+            check_length(len(request.prompt.tokens), request, rules)
         tokens = self._loaded.prompts.read(request.prompt)
-        _check_length(len(tokens), info.context)
+        check_length(len(tokens), request, rules)
+        echo = vocabulary.text(tokens) if request.echo else ""
+        fitted = fit(tokens, request, rules)
         sampling = request.sampling
         if sampling.seed is None:
             sampling = msgspec.structs.replace(sampling, seed=random.getrandbits(32))
         self._loaded.samplers.prepare(sampling)
         sequence = Sequence(
             id=handle,
-            tokens=tokens,
+            tokens=fitted.tokens,
             sampling=sampling,
             max_tokens=request.stopping.max_tokens or info.context,
             end_tokens=end_tokens(request, vocabulary),
@@ -210,8 +214,9 @@ class Worker:
             num_logprobs=request.logprobs,
             rules=token_rules(request, vocabulary),
             num_prompt_logprobs=request.prompt_logprobs,
+            window=fitted.window,
+            num_dropped=fitted.num_dropped,
         )
-        echo = vocabulary.text(tokens) if request.echo else ""
         has_logprobs = request.logprobs is not None
         names = vocabulary.piece, vocabulary.special_text
         logprobs = HeldLogprobs(*names, len(echo)) if has_logprobs else None
@@ -236,14 +241,3 @@ def _is_quick(request: GenerateRequest) -> bool:
     is_short = isinstance(request.prompt, TokenPrompt) and len(request.prompt.tokens) <= QUICK_TOKENS
     sampling = request.sampling
     return is_short and not (sampling.has_dry or sampling.bad_words or sampling.allowed_token_ids)
-
-
-def _check_length(num_tokens: int, context: int) -> None:
-    if num_tokens == 0:
-        raise InvalidRequest("the prompt is empty: send at least one token", param="prompt")
-    if num_tokens >= context:
-        raise ContextLengthExceeded(
-            f"the prompt has {num_tokens} tokens and must leave room for an answer in the context of {context}; "
-            f"send at most {context - 1}, or serve the model with a larger --context",
-            param="prompt",
-        )
