@@ -91,6 +91,8 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         mlock=model.mlock,
         chat_template=_template(model.chat_template),
         chat_template_kwargs=model.chat_template_kwargs,
+        tool_format=None if model.tool_format == "auto" else model.tool_format,
+        reasoning_format=None if model.reasoning_format == "auto" else model.reasoning_format,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 DEFAULT_TENANT = "public"
+NAMED = "tool:"  # goes before a tool's name where a choice is written
 
 
 COLDEST = 1e-5  # a temperature below it is greedy: what llama.cpp would divide by it overflows
@@ -90,9 +91,30 @@ class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
 
 
-class Message(msgspec.Struct, frozen=True):
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call that a model made; `arguments` is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function that the model may call; `definition` is its JSON text: name, description, parameters."""
+
+    name: str
+    definition: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A turn of a conversation: `tool_calls` and `reasoning` of an assistant's, `tool_call_id` of a tool's."""
+
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    reasoning: str = ""
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
@@ -106,9 +128,27 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
-    """Messages, rendered by the model's chat template."""
+    """Messages, rendered by the model's chat template.
+
+    `tool_choice` is auto, none, required, or the name of the tool behind `NAMED`: `tool:get_weather`.
+    """
 
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    parallel_calls: bool = True  # False: the answer ends with its first call
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the model shall know of."""
+        return () if self.tool_choice == "none" else self.tools
+
+    @property
+    def forced(self) -> tuple[Tool, ...]:
+        """The tools of which one must be called; none where the model decides."""
+        if self.tool_choice == "required":
+            return self.tools
+        return tuple(tool for tool in self.tools if self.tool_choice == NAMED + tool.name)
 
 
 class InfillPrompt(msgspec.Struct, frozen=True, tag="infill"):
@@ -134,6 +174,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = DEFAULT_TENANT
     priority: int = 0  # lower ones go first, among the tenant's own
     cache_salt: str = ""  # cached prefixes are shared within a tenant, and there under the same salt
+    include_reasoning: bool = True  # False: what the model thinks before it answers is not told
 
 
 def prompt_bytes(prompt: Prompt) -> int:
@@ -145,8 +186,14 @@ def prompt_bytes(prompt: Prompt) -> int:
             return len(tokens)
         case InfillPrompt(prefix, suffix):
             return _size(prefix) + _size(suffix)
-        case ChatPrompt(messages):
-            return sum(_size(message.role) + _size(message.content) for message in messages)
+        case ChatPrompt(messages, tools):
+            return sum(map(_message_size, messages)) + sum(_size(tool.definition) for tool in tools)
+
+
+def _message_size(message: Message) -> int:
+    calls = sum(_size(call.id) + _size(call.name) + _size(call.arguments) for call in message.tool_calls)
+    texts = (message.role, message.content, message.reasoning, message.name, message.tool_call_id)
+    return calls + sum(map(_size, texts))
 
 
 def _size(text: str) -> int:

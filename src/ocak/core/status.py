@@ -61,6 +61,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     gpu: str | None  # the device in use; None on the CPU
     idle_gpu: str | None  # a GPU that this build of llama.cpp cannot use
     load_s: float
+    tool_format: str | None = None  # how it writes calls of tools; None without a chat template
+    reasoning_format: str | None = None
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,10 +16,11 @@ import msgspec
 
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
 from ocak.core.events import Delta, Event, Finished, FinishReason, TokenLogprob, Usage
-from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
-from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
+from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping, check_tools
+from ocak.core.request import ChatPrompt, GenerateRequest, Prompt, ToolCall, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.admission import Admission
+from ocak.gateway.collected_calls import CollectedCalls
 from ocak.providers.base import Provider
 from ocak.telemetry.metrics import RequestTimer
 
@@ -57,6 +58,8 @@ class Completion(msgspec.Struct, frozen=True):
     reason: FinishReason
     usage: Usage
     logprobs: list[TokenLogprob] | None = None  # of the text's tokens; None: not asked for
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
 
 class Gateway:
@@ -121,6 +124,8 @@ class Gateway:
         check_sampling(request.sampling)
         PRIORITY_RANGE.check("priority", request.priority)
         check_stopping(request.stopping)
+        if isinstance(request.prompt, ChatPrompt):
+            check_tools(request.prompt.tools)
         if request.logprobs is not None:
             LOGPROBS_RANGE.check("logprobs", request.logprobs)
         cost = prompt_bytes(request.prompt)
@@ -145,14 +150,19 @@ class Gateway:
 
 async def _collect(provider: Provider, request: GenerateRequest, timer: RequestTimer) -> Completion:
     text: list[str] = []
+    reasoning: list[str] = []
+    calls = CollectedCalls()
     logprobs: list[TokenLogprob] | None = None if request.logprobs is None else []
     async with aclosing(provider.stream(request)) as events:
         async for event in events:
             timer.observe(event)
             if isinstance(event, Delta):
                 text.append(event.text)
+                reasoning.append(event.reasoning)
+                calls.add(event.calls)
                 if logprobs is not None:
                     logprobs += event.logprobs
             elif isinstance(event, Finished):
-                return Completion("".join(text), event.reason, event.usage, logprobs)
+                whole = calls.whole()
+                return Completion("".join(text), event.reason, event.usage, logprobs, "".join(reasoning), whole)
     raise WorkerLost("the answer ended without its end")

@@ -11,13 +11,14 @@ import logging
 import os
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ocak.core.errors import GenerationFailed, to_wire
 from ocak.core.events import Delta, Finished, FinishReason, Started, TokenLogprob
 from ocak.engine.engine import Admitted, Broken, Engine, Output, Sampled
 from ocak.engine.sequence import Sequence
+from ocak.worker.formats.answer import AnswerReader, Reading
 from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import Events, Failed, RequestEvent
 from ocak.worker.stopwatch import Stopwatch
@@ -36,6 +37,8 @@ class Answer:
     text: AnswerText
     echo: str = ""  # text that goes before the answer
     logprobs: HeldLogprobs | None = None  # if asked for
+    reader: AnswerReader | None = None  # of calls and reasoning; None: all is text
+    marks: Mapping[int, bytes] = field(default_factory=dict)  # tokens that the reader must see
     num_unsent: int = field(default=0, init=False)  # tokens whose text has not gone out yet
 
 
@@ -141,14 +144,27 @@ class EngineLoop:
         if answer.logprobs is not None:
             is_end = reason is not None and not answer.text.is_stopped
             logprobs = answer.logprobs.release(len(text), is_end=is_end)
+        read = Reading(text)
+        if answer.reader is not None:
+            read = answer.reader.read(text, is_end=reason is not None)
+            reason = self._reason(answer.sequence, answer.reader, reason)
         events: list[RequestEvent] = []
-        if text or logprobs:
-            events.append(Delta(text, answer.num_unsent, logprobs))
+        if read.text or logprobs or read.reasoning or read.calls:
+            events.append(Delta(read.text, answer.num_unsent, logprobs, read.reasoning, read.calls))
             answer.num_unsent = 0
         if reason is not None:
             del self._answers[answer.sequence.id]
             events.append(Finished(reason, answer.sequence.usage))
         return events
+
+    def _reason(
+        self, sequence: Sequence, reader: AnswerReader, reason: FinishReason | None
+    ) -> FinishReason | None:
+        """An answer with whole calls ended for them, unless it was cut short; one that needs no more ends here."""
+        if reason is None and reader.is_over:
+            self._engine.finish(sequence)
+            reason = "stop"
+        return "tool_calls" if reason == "stop" and reader.has_calls else reason
 
     def _read(self, answer: Answer, sampled: Sampled) -> tuple[str, FinishReason | None]:
         """Return the text that is safe by now, and why the answer is at its end, if it is."""
@@ -164,4 +180,4 @@ class EngineLoop:
     def _push(self, answer: Answer, sampled: Sampled) -> str:
         if answer.logprobs is not None and sampled.logprobs is not None:
             answer.logprobs.push(sampled.token, sampled.logprobs, answer.text.num_held)
-        return answer.text.push(self._piece(sampled.token))
+        return answer.text.push(answer.marks.get(sampled.token) or self._piece(sampled.token))

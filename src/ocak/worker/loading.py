@@ -23,6 +23,7 @@ from ocak.llama.sampler import SamplerFactory
 from ocak.memory.devices import cores, present_gpu
 from ocak.memory.estimate import KvSettings, kv_bytes
 from ocak.memory.gguf_header import read_model
+from ocak.worker.chat import Chat
 from ocak.worker.messages import LoadOptions
 from ocak.worker.prompt import PromptReader
 from ocak.worker.stopwatch import Stopwatch
@@ -53,7 +54,9 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
     model = LlamaModel(options.path, weights, on_progress)
     if not model.can_generate:
         raise LoadFailed(f"{options.path} is no text-generation model (architecture {model.architecture})")
-    prompts = PromptReader(model.vocabulary, _template(options, model, watch))
+    template = _template(options, model, watch)
+    chat = None if template is None else Chat(template, options.tool_format, options.reasoning_format)
+    prompts = PromptReader(model.vocabulary, chat)
     sizes = context_options(options, model.trained_context)
     context = LlamaContext(model, sizes)
     runner = LlamaRunner(context, model.vocabulary)
@@ -71,11 +74,13 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         trained_context=model.trained_context,
         parallel=sizes.parallel,
         kv_cells=sizes.kv_cells,
-        has_chat_template=prompts.has_template,
+        has_chat_template=chat is not None,
         has_infill=model.vocabulary.infill is not None,
         gpu=gpu,
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
         load_s=time.perf_counter() - started,
+        tool_format=chat.tool_format if chat else None,
+        reasoning_format=chat.reasoning_format if chat else None,
     )
     engine = _engine(runner, context, sizes, options, info)
     return LoadedModel(model, engine, prompts, info, runner.samplers)

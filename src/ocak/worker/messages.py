@@ -14,6 +14,7 @@ from ocak.core.errors import WireError
 from ocak.core.events import Delta, Finished, Started
 from ocak.core.request import GenerateRequest, Prompt
 from ocak.core.status import EngineStats, ModelInfo
+from ocak.worker.formats.styles import ReasoningFormat, ToolFormat
 
 
 class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     mlock: bool = False
     chat_template: str | None = None  # None: the model's own
     chat_template_kwargs: dict[str, str | int | float | bool] = {}
+    tool_format: ToolFormat | None = None  # how the model writes calls; None: as its template shows
+    reasoning_format: ReasoningFormat | None = None  # how it writes what it thinks; None: as its template shows
 
 
 # front to worker

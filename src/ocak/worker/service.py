@@ -174,7 +174,8 @@ class Worker:
         info, vocabulary = self._loaded.info, self._loaded.model.vocabulary
         if isinstance(request.prompt, TokenPrompt):
             _check_length(len(request.prompt.tokens), info.context)
-        tokens = self._loaded.prompts.read(request.prompt)
+        opening = self._loaded.prompts.open(request)
+        tokens = opening.tokens
         _check_length(len(tokens), info.context)
         sampling = request.sampling
         if sampling.seed is None:
@@ -196,7 +197,7 @@ class Worker:
         has_logprobs = request.logprobs is not None
         logprobs = HeldLogprobs(vocabulary.piece, vocabulary.special_text) if has_logprobs else None
         text = AnswerText(request.stopping.stop, request.stopping.min_tokens)
-        return Answer(sequence, text, echo, logprobs)
+        return Answer(sequence, text, echo, logprobs, opening.reader, opening.marks)
 
     async def _beat(self) -> None:
         process = psutil.Process()

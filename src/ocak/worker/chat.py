@@ -1,0 +1,87 @@
+"""How one model converses: its template, and the styles of its calls and its reasoning. Knows no tokens.
+
+Decides what goes behind the rendered prompt when a call must come, and what reads the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ocak.core.request import ChatPrompt
+from ocak.worker.formats.answer import AnswerReader, mistral_id, openai_id
+from ocak.worker.formats.calls import CallSplitter
+from ocak.worker.formats.forced import forced_call, parameter_types
+from ocak.worker.formats.reasoning import ReasoningMarks, ReasoningSplitter
+from ocak.worker.formats.styles import (
+    REASONING_MARKS,
+    ReasoningFormat,
+    ToolFormat,
+    reasoning_format,
+    tool_format,
+    tool_style,
+)
+from ocak.worker.template import ChatTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedChat:
+    """A rendered prompt, what reads its answer if anything has to, and the marks that the answer must show."""
+
+    text: str
+    reader: AnswerReader | None
+    marks: Sequence[str] = ()
+
+
+class Chat:
+    """`tools` and `reasoning` name the styles; None: what the template shows."""
+
+    def __init__(
+        self, template: ChatTemplate, tools: ToolFormat | None = None, reasoning: ReasoningFormat | None = None
+    ) -> None:
+        self._template = template
+        self.tool_format: ToolFormat = tools or tool_format(template.source)
+        self.reasoning_format: ReasoningFormat = reasoning or reasoning_format(template.source)
+        self._style = tool_style(self.tool_format, template.source)
+        self._marks = REASONING_MARKS[self.reasoning_format]
+
+    def open(self, prompt: ChatPrompt, *, include_reasoning: bool = True) -> OpenedChat:
+        """Render the prompt and make the reader of its answer. Raises `InvalidRequest`."""
+        text = self._template.render(prompt.messages, prompt.offered)
+        if prompt.forced:
+            return self._open_forced(prompt, text)
+        splitter = self._splitter(text)
+        if splitter is None and not prompt.offered:
+            return OpenedChat(text, None)
+        calls = self._calls(prompt) if prompt.offered else None
+        reader = AnswerReader(splitter, calls, self._new_id, is_reasoning_told=include_reasoning)
+        marks = (*self._reasoning_marks(), *(self._style.special if calls else ()))
+        return OpenedChat(text, reader, marks)
+
+    def _open_forced(self, prompt: ChatPrompt, text: str) -> OpenedChat:
+        """A call that must come leaves no room for reasoning: what the template opened of it is closed."""
+        if self._marks is not None and _ends_inside(text, self._marks):
+            text = f"{text.rstrip()}\n\n{self._marks.closer}\n\n"
+        beginning = forced_call(self._style, prompt.forced).beginning
+        reader = AnswerReader(None, self._calls(prompt), self._new_id, pushed=beginning)
+        return OpenedChat(text + beginning, reader, self._style.special)
+
+    def _splitter(self, text: str) -> ReasoningSplitter | None:
+        if self._marks is None:
+            return None
+        return ReasoningSplitter(self._marks, is_inside=_ends_inside(text, self._marks))
+
+    def _calls(self, prompt: ChatPrompt) -> CallSplitter:
+        types = {tool.name: parameter_types(tool) for tool in prompt.forced or prompt.tools}
+        return CallSplitter(self._style.marks, types, is_single=not prompt.parallel_calls)
+
+    def _reasoning_marks(self) -> tuple[str, ...]:
+        return () if self._marks is None else (self._marks.opener, self._marks.closer)
+
+    def _new_id(self) -> str:
+        return mistral_id() if self.tool_format == "mistral" else openai_id()
+
+
+def _ends_inside(text: str, marks: ReasoningMarks) -> bool:
+    """Whether the template has opened the reasoning for the model."""
+    return text.rstrip().endswith(marks.opener)
