@@ -1,4 +1,4 @@
-"""Tool calls and reasoning end to end: a real model that writes them, its worker, the server, the `openai` package."""
+"""Tool calls and reasoning end to end: a model that writes them, its worker, the server, the `openai` package."""
 
 from __future__ import annotations
 
@@ -63,9 +63,11 @@ async def client(
     try:
         await fleet.wait_ready("m", wait_s=PATIENCE_S)
         served = ServedModel("m", LocalProvider(fleet, "m"), Admission(QueueLimits(2, 100)))
-        async with serving([served]) as running:
-            async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as api:
-                yield api
+        async with (
+            serving([served]) as running,
+            AsyncOpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as api,
+        ):
+            yield api
     finally:
         await fleet.stop()
 
@@ -246,6 +248,17 @@ async def test_a_stop_string_ends_reasoning_and_calls_too(tmp_path):
     assert (in_reasoning.message.reasoning_content, in_reasoning.message.content) == ("one", "")
     assert in_call.message.tool_calls is None and in_call.finish_reason == "stop"
     assert in_call.message.content == "".join(CALL).partition("Paris")[0]
+
+
+async def test_tools_count_where_a_chat_is_tokenised(tmp_path):
+    async with client(tmp_path, CALL, HERMES) as api:
+        root = str(api.base_url).removesuffix("v1/")
+        plain, full = [
+            await api.post(f"{root}tokenize", cast_to=dict[str, object], body=body)
+            for body in ({"messages": ASK["messages"]}, ASK)
+        ]
+        used = (await ask(api)).usage
+    assert full["count"] == used.prompt_tokens > plain["count"]
 
 
 async def test_the_agents_loop_sends_calls_and_results_back(tmp_path):

@@ -92,11 +92,13 @@ def whole(text: str, style: str | None = "hermes", **more: bool) -> tuple[str, s
     return together(read(reader(style, **more), [text]))
 
 
-@given(texts, cuts, styles, st.booleans(), st.booleans(), st.booleans())
-@example('[{"name": "f", "arguments": {}}', [31], "json", False, False, False)
-def test_however_the_text_is_cut_the_same_is_read(text, places, style, thinks, is_inside, is_single):
-    more = {"thinks": thinks, "is_inside": is_inside, "is_single": is_single}
-    assert together(read(reader(style, **more), parts(text, places))) == whole(text, style, **more)
+modes = st.fixed_dictionaries({name: st.booleans() for name in ("thinks", "is_inside", "is_single")})
+
+
+@given(texts, cuts, styles, modes)
+@example('[{"name": "f", "arguments": {}}', [31], "json", {})
+def test_however_the_text_is_cut_the_same_is_read(text, places, style, mode):
+    assert together(read(reader(style, **mode), parts(text, places))) == whole(text, style, **mode)
 
 
 @given(texts, cuts, styles, st.booleans())
@@ -225,6 +227,7 @@ def test_several_calls_are_told_apart(style, text, shown):
         ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "\\ud800"}}</tool_call>'),
         ("hermes", '<tool_call>{"name": "f", "arguments": {}, "name": "get_weather"}</tool_call>'),
         ("hermes", "<tool_call>" + '{"name":"f","arguments":{"a":' + "[" * 100_000),
+        ("hermes", '<tool_call>{"name":"f","arguments":{"a":' + "[" * 5000 + "]" * 5000 + "}}"),
         ("hermes", "  a <tool_call"),
         ("llama3", '{"name": "Alice", "parameters": {}}'),
         ("llama3", "<|python_tag|>print(1)"),

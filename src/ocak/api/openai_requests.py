@@ -18,7 +18,7 @@ from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody, MessageBo
 from ocak.api.samplers_wire import sampler_fields, stopping_fields
 from ocak.api.tools_requests import read_calls, read_choice, read_tools
 from ocak.core.errors import InvalidRequest
-from ocak.core.limits import INT32_MAX, MAX_STOP_STRINGS, UINT32_MAX, check_text
+from ocak.core.limits import INT32_MAX, MAX_STOP_STRINGS, UINT32_MAX, check_text, check_tools
 from ocak.core.request import (
     ChatPrompt,
     GenerateRequest,
@@ -29,6 +29,7 @@ from ocak.core.request import (
     Stopping,
     TextPrompt,
     TokenPrompt,
+    Tool,
 )
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for completions; chats go on to their end
@@ -61,8 +62,7 @@ def chat_requests(body: ChatBody, origin: Origin) -> list[GenerateRequest]:
     """Return a request for each choice of a chat."""
     tools = read_tools(body.tools)
     prompt = msgspec.structs.replace(
-        chat_prompt(body.messages),
-        tools=tools,
+        chat_prompt(body.messages, tools),
         tool_choice=read_choice(body.tool_choice, tools),
         parallel_calls=body.parallel_tool_calls is not False,
     )
@@ -73,12 +73,13 @@ def chat_requests(body: ChatBody, origin: Origin) -> list[GenerateRequest]:
     return _with_logprobs(requests, chat_count(body))
 
 
-def chat_prompt(messages: list[MessageBody]) -> ChatPrompt:
+def chat_prompt(messages: list[MessageBody], tools: tuple[Tool, ...] = ()) -> ChatPrompt:
     if not messages:
         raise InvalidRequest("messages is empty; send at least one", param="messages")
     if len(messages) > MAX_MESSAGES:
         raise InvalidRequest(f"messages holds more than {MAX_MESSAGES} messages", param="messages")
-    return ChatPrompt(tuple(_message(message, i) for i, message in enumerate(messages)))
+    check_tools(tools)
+    return ChatPrompt(tuple(_message(message, i) for i, message in enumerate(messages)), tools)
 
 
 def _requests(

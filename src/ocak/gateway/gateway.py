@@ -16,8 +16,8 @@ import msgspec
 
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
 from ocak.core.events import Delta, Event, Finished, FinishReason, TokenLogprob, Usage
-from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping, check_tools
-from ocak.core.request import ChatPrompt, GenerateRequest, Prompt, ToolCall, prompt_bytes
+from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
+from ocak.core.request import GenerateRequest, Prompt, ToolCall, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.admission import Admission
 from ocak.gateway.collected_calls import CollectedCalls
@@ -124,8 +124,6 @@ class Gateway:
         check_sampling(request.sampling)
         PRIORITY_RANGE.check("priority", request.priority)
         check_stopping(request.stopping)
-        if isinstance(request.prompt, ChatPrompt):
-            check_tools(request.prompt.tools)
         if request.logprobs is not None:
             LOGPROBS_RANGE.check("logprobs", request.logprobs)
         cost = prompt_bytes(request.prompt)

@@ -58,6 +58,10 @@ class Chat:
         marks = (*self._reasoning_marks(), *(self._style.special if calls else ()))
         return OpenedChat(text, reader, marks)
 
+    def forced_grammar(self, prompt: ChatPrompt) -> str | None:
+        """Return a Lark grammar of all that may follow what `open` begins of a call; None: there is none."""
+        return forced_call(self._style, prompt.forced).rest if prompt.forced else None
+
     def _open_forced(self, prompt: ChatPrompt, text: str) -> OpenedChat:
         """A call that must come leaves no room for reasoning: what the template opened of it is closed."""
         if self._marks is not None and _ends_inside(text, self._marks):

@@ -144,18 +144,17 @@ class EngineLoop:
         if answer.logprobs is not None:
             is_end = reason is not None and not answer.text.is_stopped
             logprobs = answer.logprobs.release(len(text), is_end=is_end)
-        read = Reading(text)
-        if answer.reader is not None:
-            read = answer.reader.read(text, is_end=reason is not None)
+        if answer.reader is None:
+            events = [Delta(text, answer.num_unsent, logprobs)] if text or logprobs else []
+        else:
+            events = _told(answer.reader.read(text, is_end=reason is not None), answer.num_unsent, logprobs)
             reason = self._reason(answer.sequence, answer.reader, reason)
-        events: list[RequestEvent] = []
-        if read.text or logprobs or read.reasoning or read.calls:
-            events.append(Delta(read.text, answer.num_unsent, logprobs, read.reasoning, read.calls))
+        if events:
             answer.num_unsent = 0
-        if reason is not None:
-            del self._answers[answer.sequence.id]
-            events.append(Finished(reason, answer.sequence.usage))
-        return events
+        if reason is None:
+            return [*events]
+        del self._answers[answer.sequence.id]
+        return [*events, Finished(reason, answer.sequence.usage)]
 
     def _reason(
         self, sequence: Sequence, reader: AnswerReader, reason: FinishReason | None
@@ -181,3 +180,9 @@ class EngineLoop:
         if answer.logprobs is not None and sampled.logprobs is not None:
             answer.logprobs.push(sampled.token, sampled.logprobs, answer.text.num_held)
         return answer.text.push(answer.marks.get(sampled.token) or self._piece(sampled.token))
+
+
+def _told(read: Reading, num_tokens: int, logprobs: tuple[TokenLogprob, ...]) -> list[Delta]:
+    if not (read.text or read.reasoning or read.calls or logprobs):
+        return []
+    return [Delta(read.text, num_tokens, logprobs, read.reasoning, read.calls)]

@@ -16,6 +16,7 @@ from ocak.core.request import Tool
 from ocak.worker.formats.styles import ToolStyle
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+JSON_SPACE = r" ?|\n[ \t]{0,20}"  # between tokens; without a bound, a model that likes blanks would never end
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +55,12 @@ def _grammar(style: ToolStyle, tools: Sequence[Tool], *, is_named: bool) -> str 
         return None  # parameters as XML are no JSON
     lines = ["start: " + " | ".join(f"call_{i}" for i in range(len(tools)))]
     for i, tool in enumerate(tools):
-        head = "" if is_named else _literal(tool.name + style.before_arguments) + " "
-        tail = f" {_literal(style.after)}" if style.after else ""
+        head = "" if is_named else _text(tool.name + style.before_arguments) + " "
+        tail = f" {_text(style.after)}" if style.after else ""
         lines.append(f"call_{i}: {head}/ ?/ arguments_{i}{tail}")
-        lines.append(f"arguments_{i}: %json {_text(parameters_schema(tool))}")
+        schema = parameters_schema(tool) | {"x-guidance": {"whitespace_pattern": JSON_SPACE}}
+        lines.append(f"arguments_{i}: %json {_text(schema)}")
     return "\n".join(lines) + "\n"
-
-
-def _literal(text: str) -> str:
-    return _text(text)
 
 
 def _text(value: object) -> str:
