@@ -102,19 +102,22 @@ class CallSplitter:
         self._state, self._has_begun = "body", False
 
     def _read_body(self, pieces: list[Piece]) -> bool:
-        for at, char in enumerate(self._held):
-            progress = self._body.feed(char)
-            self._raw.append(char)
-            self._take(pieces)
+        at = 0
+        while at < len(self._held):
+            length = self._body.run(self._held, at)
+            progress = "more" if length else self._body.feed(self._held[at])
             if progress == "broken":
-                self._raw.pop()
                 self._held = self._held[at:]
                 self._break(pieces)
                 return True
+            end = at + max(1, length)
+            self._raw.append(self._held[at:end])
+            self._take(pieces)
             if progress == "done" or self.is_over:
-                self._held = self._held[at + 1 :]
+                self._held = self._held[end:]
                 self._state = "closing"
                 return True
+            at = end
         self._held = ""
         return False
 

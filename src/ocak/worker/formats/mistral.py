@@ -28,6 +28,9 @@ class MistralCalls:
             self._body.pieces = self.pieces
         return self._body.feed(char)
 
+    def run(self, text: str, at: int) -> int:
+        return 0 if self._body is None else self._body.run(text, at)
+
 
 class _NamedCall:
     def __init__(self, tools: Parameters) -> None:
@@ -50,6 +53,13 @@ class _NamedCall:
         if progress == "done":
             self.pieces.append(CallEnds())
         return progress
+
+    def run(self, text: str, at: int) -> int:
+        length = 0 if self._end is None else self._end.run(text, at)
+        if length:
+            self._arguments.append(text[at : at + length])
+            self.pieces.append(Arguments(text[at : at + length]))
+        return length
 
     def _feed_head(self, char: str) -> Progress:
         if char != "{":

@@ -16,6 +16,7 @@ from ocak.worker.formats.pieces import Arguments, CallBegins, CallEnds, Piece
 FUNCTION, PARAMETER = "<function=", "<parameter="
 END_OF_FUNCTION, END_OF_PARAMETER = "</function>", "</parameter>"
 LONGEST_NAME = 256
+VALUE = re.compile(r"[^>]+")
 TAG = re.compile(r"<(?:function|parameter)=([^<>]*)>")
 
 
@@ -34,6 +35,13 @@ class XmlCall:
         if not self._read and char.isspace():
             return "more"
         return self._feed_tag(char)
+
+    def run(self, text: str, at: int) -> int:
+        found = VALUE.match(text, at) if self._key is not None else None
+        if found is None:
+            return 0
+        self._read.append(found[0])
+        return len(found[0])
 
     def _feed_tag(self, char: str) -> Progress:
         self._read.append(char)
@@ -62,8 +70,8 @@ class XmlCall:
 
     def _feed_value(self, char: str) -> Progress:
         self._read.append(char)
-        if char == ">" and "".join(self._read[-len(END_OF_PARAMETER) :]) == END_OF_PARAMETER:
-            self._tell("".join(self._read[: -len(END_OF_PARAMETER)]))
+        if char == ">" and "".join(self._read[-len(END_OF_PARAMETER) :]).endswith(END_OF_PARAMETER):
+            self._tell("".join(self._read).removesuffix(END_OF_PARAMETER))
         return "more"
 
     def _tell(self, value: str) -> None:
