@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from llguidance import LLMatcher, LLParserLimits
 from tests.models import token_id
 
 from ocak.core.request import Constraint, ConstraintKind, Sampling
@@ -18,6 +19,7 @@ from ocak.engine.engine import Broken, Engine, Output, Sampled
 from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
+from ocak.llama import grammar as grammars
 from ocak.llama import library
 from ocak.llama.context import ContextOptions, LlamaContext
 from ocak.llama.grammar import GrammarCompiler, GrammarError, GrammarState, LlamaGrammar
@@ -172,27 +174,54 @@ def test_a_dead_end_ends_one_answer_with_a_reason_and_no_other(
     assert text(model, alive) == "ab" and free.num_generated == 20
 
 
-def test_a_grammar_that_grows_too_complex_is_an_error_and_not_an_end(
+def test_an_answer_goes_on_where_what_its_grammar_learnt_grew_too_large(
+    model: LlamaModel, compiler: GrammarCompiler, end: frozenset[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of states, small enough to be met after some tokens, and again by the next answer."""
+    monkeypatch.setattr(grammars, "limits", lambda _source: LLParserLimits(max_lexer_states=150))
+    grammar = compiled(compiler, "regex", "(a|b)*a(a|b){40}c")
+    before = grammar.matcher()
+    rules = TokenRules(end_tokens=end, grammar=grammar)
+    for _ in range(2):
+        assert re.fullmatch("[ab]*a[ab]{40}c", answer(model, rules, Sampling(seed=1, temperature=5, top_k=0)))
+    while not before.is_error():
+        before.consume_token(token_id("a"))
+        before.compute_bitmask()
+
+
+def test_a_grammar_that_fails_for_good_is_an_error_and_not_an_end(
     model: LlamaModel, compiler: GrammarCompiler, end: frozenset[int]
 ) -> None:
-    grammar = compiled(compiler, "regex", "(a|b)*")
-    state = GrammarState(grammar)
-    state.accept(token_id("z"))  # the sampler would not: it stands for any failure of llguidance
-    sequence = following(TokenRules(end_tokens=end, grammar=Failing(grammar)))
-    outputs, _ = serve(model, [sequence])
-    assert isinstance(outputs[-1], Broken) and "followed" in outputs[-1].message
+    dead = following(TokenRules(end_tokens=end, grammar=Failing(compiled(compiler, "regex", "(a|b)*"))))
+    outputs, _ = serve(model, [dead])
+    assert isinstance(outputs[-1], Broken) and "could not be followed" in outputs[-1].message
+
+
+def test_a_grammar_whose_masks_take_too_long_ends_its_answer(
+    model: LlamaModel, compiler: GrammarCompiler, end: frozenset[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "GRACE_S", -1.0)
+    slow = following(TokenRules(end_tokens=end, grammar=compiled(compiler, "regex", "a{30}")))
+    free = following(NO_RULES, num_tokens=9, number=1)
+    outputs, _ = serve(model, [slow, free])
+    broken = [output for output in outputs if isinstance(output, Broken)]
+    assert [output.sequence for output in broken] == [slow] and "simpler" in broken[0].message
+    assert free.num_generated == 9
 
 
 class Failing(LlamaGrammar):
-    """Its matchers fail at their first token."""
+    """Its matchers have failed before their first token."""
 
     def __init__(self, other: LlamaGrammar) -> None:
         self.num_vocab, self.pool, self.first, self._other = other.num_vocab, other.pool, other.first, other
 
-    def copy_matcher(self):  # type: ignore[no-untyped-def]
-        matcher = self._other.copy_matcher()
+    def matcher(self) -> LLMatcher:
+        matcher = self._other.matcher()
         matcher.consume_token(token_id("z"))
         return matcher
+
+    def renew(self) -> None:
+        pass
 
 
 def test_tokens_that_end_an_answer_match_no_text(

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 
 from ocak.core.errors import InvalidRequest
 from ocak.core.limits import MAX_CONSTRAINT_BYTES, check_constraint
 from ocak.core.request import Constraint, ConstraintKind
-from ocak.llama.grammar import error_in
-from ocak.worker.constraints import MAX_GBNF_RULES, refusal, source
+from ocak.worker.constraints import MAX_GBNF_RULES, source
+from ocak.worker.grammar_check import GrammarChecker, answer, byte_tokenizer
 
-END = 256
-
-
-class Bytes:
-    """A vocabulary of the 256 bytes and an end."""
-
-    eos_token_id = END
-    bos_token_id = None
-    tokens = [*(bytes([byte]) for byte in range(256)), b"\xff<end>"]
-    special_token_ids = [END]
-
-    def __call__(self, text: bytes | str) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)
-
-
-BYTES = LLTokenizer(TokenizerWrapper(Bytes()))
+BYTES = byte_tokenizer()
 
 
 def matches(kind: ConstraintKind, grammar: str, text: str) -> bool:
@@ -43,12 +29,10 @@ def matches(kind: ConstraintKind, grammar: str, text: str) -> bool:
 
 def message(kind: ConstraintKind, text: str) -> str:
     """How a wrong one is refused."""
-    constraint = Constraint(kind, text, "the.field")
-    with pytest.raises(InvalidRequest) as raised:
-        if error := error_in(source(constraint)):
-            raise refusal(constraint, error, error_in)
-    assert raised.value.param == "the.field" and "the.field" in raised.value.message
-    return raised.value.message
+    checked = answer(msgspec.json.encode(Constraint(kind, text, "the.field")), BYTES)
+    assert checked.error is not None and checked.error.code == "invalid_request"
+    assert checked.error.param == "the.field" and "the.field" in checked.error.message
+    return checked.error.message
 
 
 @given(
@@ -162,12 +146,8 @@ def test_a_constraint_has_a_size() -> None:
 
 @given(st.sampled_from(["json_schema", "regex", "choice", "grammar"]), st.text(max_size=60))
 def test_any_text_has_a_source_or_is_refused(kind: ConstraintKind, text: str) -> None:
-    constraint = Constraint(kind, text, "f")
-    try:
-        if error := error_in(source(constraint)):
-            raise refusal(constraint, error, error_in)
-    except InvalidRequest as error:
-        assert error.param == "f"
+    checked = answer(msgspec.json.encode(Constraint(kind, text, "f")), BYTES)
+    assert checked.error.param == "f" if checked.error else checked.source or not text
 
 
 SPACED = '{ "a": [\n    1, 2\n ]\n}'
@@ -184,3 +164,22 @@ def test_white_space_in_json_is_allowed_and_bounded() -> None:
 def test_true_and_an_empty_schema_are_any_json() -> None:
     for schema in ("true", "{}"):
         assert matches("json_schema", schema, '[1, {"a": null}]')
+
+
+def test_a_grammar_that_takes_too_long_or_too_much_is_refused_and_the_next_one_is_compiled() -> None:
+    endless = {"type": "string", "allOf": [{"pattern": f".*{i}.*"} for i in range(300)]}
+    checker = GrammarChecker()
+    with pytest.raises(InvalidRequest, match="simpler"):
+        checker.check(Constraint("json_schema", json.dumps(endless), "f"))
+    assert checker.check(Constraint("regex", "a", "f"))
+    checker.close()
+
+
+def test_a_process_that_ended_is_replaced() -> None:
+    checker = GrammarChecker()
+    assert checker.check(Constraint("regex", "a", "f")) == checker.check(Constraint("regex", "a", "f"))
+    assert checker._process is not None
+    checker._process.kill()
+    checker._process.wait()
+    assert checker.check(Constraint("regex", "b", "f"))
+    checker.close()

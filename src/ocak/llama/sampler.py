@@ -63,7 +63,7 @@ class LlamaSampler:
         self, forbidden: NDArray[np.bool_], context: object, row: int, logits: NDArray[np.float32]
     ) -> int:
         unmasked = logits.copy()
-        logits[forbidden] = -np.inf
+        np.copyto(logits, -np.inf, where=forbidden)
         token = self._pick(context, row, logits)
         logits[:] = unmasked
         return token

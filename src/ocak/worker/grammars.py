@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ocak.core.errors import InvalidRequest
 from ocak.core.request import Constraint
-from ocak.llama.grammar import GrammarCompiler, GrammarError, LlamaGrammar, error_in
-from ocak.worker.constraints import refusal, source
+from ocak.llama.grammar import GrammarCompiler, GrammarError, LlamaGrammar
+from ocak.worker.grammar_check import GrammarChecker
 
 MAX_KEPT = 64
 
@@ -21,6 +21,7 @@ class Grammars:
 
     def __init__(self, compiler: GrammarCompiler) -> None:
         self._compiler = compiler
+        self._checker = GrammarChecker()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._kept: OrderedDict[tuple[str, str], LlamaGrammar] = OrderedDict()  # the latest last
 
@@ -44,6 +45,6 @@ class Grammars:
                 param=constraint.param,
             )
         try:
-            return self._compiler.compile(source(constraint))
+            return self._compiler.compile(self._checker.check(constraint))
         except GrammarError as error:
-            raise refusal(constraint, str(error), error_in) from error
+            raise InvalidRequest(f"{constraint.param}: {error}", param=constraint.param) from error
