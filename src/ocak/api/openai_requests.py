@@ -16,6 +16,7 @@ from ocak.api.json_body import decode_field
 from ocak.api.openai_logprobs import chat_count, completion_count
 from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody, MessageBody, TextPart
 from ocak.api.samplers_wire import sampler_fields, stopping_fields
+from ocak.api.structured_wire import constraint
 from ocak.api.tools_requests import read_calls, read_choice, read_tools
 from ocak.core.errors import InvalidRequest
 from ocak.core.limits import INT32_MAX, MAX_STOP_STRINGS, UINT32_MAX, check_text, check_tools
@@ -89,6 +90,7 @@ def _requests(
     if not 1 <= n <= MAX_N:
         raise InvalidRequest(f"n must be between 1 and {MAX_N}, not {n}", param="n")
     samplings = _samplings(_sampling(body), n)
+    form = constraint(body)
     return [
         GenerateRequest(
             id=origin.id,
@@ -99,6 +101,7 @@ def _requests(
             echo=echo,
             tenant=origin.tenant,
             priority=body.priority or 0,
+            constraint=form,
             cache_salt=body.cache_salt or "",
         )
         for prompt in prompts

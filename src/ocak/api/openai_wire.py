@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ocak.api.samplers_wire import Int, SamplersBody
+from ocak.api.samplers_wire import Int
+from ocak.api.structured_wire import StructuredBody
 from ocak.api.tools_wire import CHOICE_SCHEMA, ToolBody, ToolCallBody
 
 ModelName = Annotated[str, Meta(description="A model's key or one of its names.", max_length=256)]
@@ -38,7 +39,7 @@ class MessageBody(msgspec.Struct, frozen=True):
     function_call: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
-class CommonBody(SamplersBody, frozen=True, kw_only=True):
+class CommonBody(StructuredBody, frozen=True, kw_only=True):
     """What chats and completions share."""
 
     model: ModelName | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ocak.core.errors import InvalidRequest
-from ocak.core.request import SAMPLERS, Sampling, Stopping, Tool
+from ocak.core.request import SAMPLERS, Constraint, Sampling, Stopping, Tool
 
 INT32_MAX = 2**31 - 1
 UINT32_MAX = 2**32 - 1
@@ -64,6 +64,7 @@ MAX_BAD_WORDS = 128
 MAX_BAD_WORD_BYTES = 256
 MAX_SAMPLERS = 16
 MAX_BREAKERS = 16
+MAX_CONSTRAINT_BYTES = 65536
 MAX_BREAKER_BYTES = 40  # llama.cpp cuts longer ones
 MAX_TOOLS = 128
 MAX_TOOL_BYTES = 1024 * 1024  # of all definitions together
@@ -98,6 +99,16 @@ def check_stopping(stopping: Stopping) -> None:
         )
     _check_tokens("stop_token_ids", stopping.stop_token_ids, MAX_STOP_TOKENS)
     _check_texts("stop", stopping.stop, MAX_STOP_STRINGS, MAX_STOP_BYTES)
+
+
+def check_constraint(constraint: Constraint) -> None:
+    """Raise `InvalidRequest` for a text of impossible size; whether it means anything, the worker knows."""
+    check_text(constraint.text, constraint.param)
+    size = len(constraint.text.encode())
+    if not 1 <= size <= MAX_CONSTRAINT_BYTES:
+        raise InvalidRequest(
+            f"{constraint.param} has {size} bytes; 1 to {MAX_CONSTRAINT_BYTES} are allowed", param=constraint.param
+        )
 
 
 def check_tools(tools: Sequence[Tool]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 DEFAULT_TENANT = "public"
@@ -75,6 +77,11 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         return self.dry_multiplier != 0.0 and self.dry_penalty_last_n > 0 and "dry" in self.samplers
 
     @property
+    def learns(self) -> bool:
+        """Whether what was drawn, not only what came, decides how the next token is drawn."""
+        return self.mirostat != 0 or (self.adaptive_target >= 0 and "adaptive_p" in self.samplers)
+
+    @property
     def looks_back(self) -> int:
         """How many of the latest tokens the samplers must know."""
         window = self.penalty_window if self.has_penalties else 0
@@ -89,6 +96,21 @@ class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     min_tokens: int = 0  # no end before: no end token, no stop token, no stop string
     stop_token_ids: tuple[int, ...] = ()
+
+
+ConstraintKind = Literal["json_schema", "regex", "choice", "grammar"]
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """What the answer's whole text must look like.
+
+    `text` is a JSON schema, a regular expression, a JSON list of choices, or a grammar in Lark or GBNF. `param` is
+    the field of the request that said so, for the messages about it.
+    """
+
+    kind: ConstraintKind
+    text: str
+    param: str
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -173,6 +195,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None  # tell each token's log-probability, and those of as many of the likeliest
     tenant: str = DEFAULT_TENANT
     priority: int = 0  # lower ones go first, among the tenant's own
+    constraint: Constraint | None = None  # None: any text
     cache_salt: str = ""  # cached prefixes are shared within a tenant, and there under the same salt
     include_reasoning: bool = True  # False: what the model thinks before it answers is not told
 

@@ -35,6 +35,10 @@ class Logprobs:
     likeliest: tuple[tuple[int, float], ...]  # ids and values, best first
 
 
+class NoToken(Exception):
+    """No token may follow in one sequence: it cannot go on, the others of its batch can."""
+
+
 class RunFailed(Exception):
     """The batch was not computed; its sequences cannot go on."""
 
@@ -59,8 +63,11 @@ class Runner(Protocol):
         """Return what picks the tokens that follow the prompt."""
         ...
 
-    def run(self, chunks: Rows[Chunk]) -> list[int]:
-        """Compute every chunk; return one token for each that has a sampler, in order. Raises `RunFailed`."""
+    def run(self, chunks: Rows[Chunk]) -> list[int | NoToken]:
+        """Compute every chunk; return one token for each that has a sampler, in order, or why there is none.
+
+        Raises `RunFailed`.
+        """
         ...
 
     def abort(self) -> None:
@@ -97,7 +104,7 @@ class FakeCell:
     token: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FakeSampler:
     sampling: Sampling
     is_closed: bool = False
@@ -123,7 +130,8 @@ class FakeRunner:
     samplers: list[FakeSampler] = field(default_factory=list)
     failures: list[RunFailed] = field(default_factory=list)  # raised by the next runs, one each
     batches: list[list[Chunk]] = field(default_factory=list)
-    picked: list[int] = field(default_factory=list)  # by the last run
+    picked: list[int | NoToken] = field(default_factory=list)  # by the last run
+    dead_ends: set[int] = field(default_factory=set)  # numbers of samplers for which no token is left
     num_logprobs: int = 0  # how often they were asked for
     decode_s: float = 0.0
     num_aborts: int = 0
@@ -132,7 +140,7 @@ class FakeRunner:
         self.samplers.append(FakeSampler(sampling))
         return self.samplers[-1]
 
-    def run(self, chunks: Rows[Chunk]) -> list[int]:
+    def run(self, chunks: Rows[Chunk]) -> list[int | NoToken]:
         assert [chunk.slot for chunk in chunks] == sorted({chunk.slot for chunk in chunks}), "not ordered by slot"
         if self.failures:
             raise self.failures.pop(0)
@@ -178,13 +186,15 @@ class FakeRunner:
     def num_used(self) -> int:
         return len({id(cell) for cells in self.cells.values() for cell in cells})
 
-    def _run_chunk(self, chunk: Chunk) -> int | None:
+    def _run_chunk(self, chunk: Chunk) -> int | NoToken | None:
         cells = self.cells.setdefault(chunk.slot, [])
         assert chunk.start == len(cells), "a gap or an overlap in the positions"
         cells.extend(FakeCell(token) for token in chunk.tokens)
         if not isinstance(chunk.sampler, FakeSampler):
             return None
         assert not chunk.sampler.is_closed
+        if self.samplers.index(chunk.sampler) in self.dead_ends:
+            return NoToken("no token is left")
         return (
             zlib.crc32(repr(([cell.token for cell in cells], chunk.sampler.sampling.seed)).encode())
             % self.num_vocab

@@ -16,7 +16,7 @@ import msgspec
 
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
 from ocak.core.events import Delta, Event, Finished, FinishReason, TokenLogprob, Usage
-from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
+from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_constraint, check_sampling, check_stopping
 from ocak.core.request import GenerateRequest, Prompt, ToolCall, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.admission import Admission
@@ -124,6 +124,8 @@ class Gateway:
         check_sampling(request.sampling)
         PRIORITY_RANGE.check("priority", request.priority)
         check_stopping(request.stopping)
+        if request.constraint is not None:
+            check_constraint(request.constraint)
         if request.logprobs is not None:
             LOGPROBS_RANGE.check("logprobs", request.logprobs)
         cost = prompt_bytes(request.prompt)

@@ -1,7 +1,8 @@
 """Logits to a token, by llama.cpp's own samplers. A sequence keeps one chain: its random state and its history.
 
 A plain greedy sequence needs no chain: its token is the largest logit, the first of equals, as llama.cpp's.
-What the rules forbid has no logit left when the samplers see it, and has it again when they are done.
+What the rules forbid has no logit left when the samplers see it, and has it again when they are done. Where they
+leave one token, no sampler is asked, but for those that learn from what they draw.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from ocak.core.request import Sampling
 from ocak.engine.rules import NO_RULES, TokenRules
+from ocak.llama.grammar import GrammarState, LlamaGrammar
 from ocak.llama.stages import SamplerStages
 from ocak.llama.token_mask import TokenMask
 from ocak.llama.vocabulary import Vocabulary
@@ -22,9 +24,10 @@ from ocak.llama.vocabulary import Vocabulary
 class LlamaSampler:
     """`chain` is None for plain greedy."""
 
-    def __init__(self, stages: list[object], mask: TokenMask | None) -> None:
+    def __init__(self, stages: list[object], mask: TokenMask | None, *, learns: bool = False) -> None:
         self.chain = _chain(stages) if stages else None
         self._mask = mask
+        self._learns = learns
 
     def read(self, tokens: Sequence[int]) -> None:
         """Take tokens that came before the answer, for the samplers that look back."""
@@ -33,14 +36,15 @@ class LlamaSampler:
                 c.llama_sampler_accept(self.chain, token)
 
     def pick(self, context: object, row: int, logits: NDArray[np.float32]) -> int:
-        """Return the next token, by the logits of the context's output `row`, of which `logits` is the view."""
+        """Return the next token, by the logits of the context's output `row`, of which `logits` is the view.
+
+        Raises `NoToken`.
+        """
         if self._mask is None:
             return self._pick(context, row, logits)
         forbidden = self._mask.forbidden()
-        unmasked = logits[forbidden]
-        logits[forbidden] = -np.inf
-        token = self._pick(context, row, logits)
-        logits[forbidden] = unmasked
+        is_forced = not self._learns and np.count_nonzero(forbidden) == len(forbidden) - 1
+        token = self._take(forbidden) if is_forced else self._pick_unless(forbidden, context, row, logits)
         self._mask.accept(token)
         return token
 
@@ -48,6 +52,21 @@ class LlamaSampler:
         if self.chain is not None:
             c.llama_sampler_free(self.chain)
             self.chain = None
+
+    def _take(self, forbidden: NDArray[np.bool_]) -> int:
+        """Return the only token that is left."""
+        token = int(forbidden.argmin())
+        self.read([token])
+        return token
+
+    def _pick_unless(
+        self, forbidden: NDArray[np.bool_], context: object, row: int, logits: NDArray[np.float32]
+    ) -> int:
+        unmasked = logits.copy()
+        np.copyto(logits, -np.inf, where=forbidden)
+        token = self._pick(context, row, logits)
+        logits[:] = unmasked
+        return token
 
     def _pick(self, context: object, row: int, logits: NDArray[np.float32]) -> int:
         if self.chain is None:
@@ -68,11 +87,19 @@ class SamplerFactory:
 
     def new(self, sampling: Sampling, prompt: Sequence[int], rules: TokenRules = NO_RULES) -> LlamaSampler:
         """Return a sampler that knows the prompt."""
-        mask = None if rules.is_void else TokenMask(rules, self._num_vocab)
-        sampler = LlamaSampler(self._stages.of(sampling, is_masked=mask is not None), mask)
+        mask = None if rules.is_void else TokenMask(rules, self._num_vocab, _state(rules))
+        stages = self._stages.of(sampling, is_masked=mask is not None)
+        sampler = LlamaSampler(stages, mask, learns=sampling.learns)
         if sampling.looks_back:
             sampler.read(prompt[-sampling.looks_back :])
         return sampler
+
+
+def _state(rules: TokenRules) -> GrammarState | None:
+    if rules.grammar is None:
+        return None
+    assert isinstance(rules.grammar, LlamaGrammar), "compiled for another runner"
+    return GrammarState(rules.grammar)
 
 
 def _chain(stages: list[object]) -> object:

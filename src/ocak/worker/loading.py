@@ -17,6 +17,7 @@ from ocak.engine.runner import Chunk
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.llama import library
 from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
+from ocak.llama.grammar import GrammarCompiler
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.runner import LlamaRunner
 from ocak.llama.sampler import SamplerFactory
@@ -43,6 +44,7 @@ class LoadedModel:
     prompts: PromptReader
     info: ModelInfo
     samplers: SamplerFactory
+    grammars: GrammarCompiler
 
 
 def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stopwatch) -> LoadedModel:
@@ -83,7 +85,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         reasoning_format=chat.reasoning_format if chat else None,
     )
     engine = _engine(runner, context, sizes, options, info)
-    return LoadedModel(model, engine, prompts, info, runner.samplers)
+    return LoadedModel(model, engine, prompts, info, runner.samplers, GrammarCompiler(model.vocabulary))
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:

@@ -26,8 +26,10 @@ from ocak.core.errors import (
 )
 from ocak.core.request import GenerateRequest, TokenPrompt
 from ocak.engine.sequence import Sequence
+from ocak.llama.grammar import LlamaGrammar
 from ocak.worker.channel import Channel, ChannelClosed
 from ocak.worker.engine_loop import Answer, EngineLoop
+from ocak.worker.grammars import Grammars
 from ocak.worker.loading import LoadedModel, load
 from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import (
@@ -74,6 +76,7 @@ class Worker:
         self._progress = 0.0
         self._loaded: LoadedModel  # from the end of the load
         self._engine_loop: EngineLoop
+        self._grammars: Grammars
 
     async def run(self) -> None:
         """Serve until the front closes the socket, which is noticed while loading too."""
@@ -105,6 +108,7 @@ class Worker:
             self._channel.send(Rejected(to_wire(LoadFailed(f"{type(error).__name__}: {error}"))))
             return
         piece = self._loaded.model.vocabulary.piece
+        self._grammars = Grammars(self._loaded.grammars)
         self._engine_loop = EngineLoop(self._loaded.engine, piece, self._publish, self._step_watch)
         self._engine_thread.submit(self._engine_loop.run)
         self._channel.send(Loaded(self._loaded.info))
@@ -140,10 +144,11 @@ class Worker:
 
     async def _submit(self, handle: int, request: GenerateRequest) -> None:
         with self._refusing(handle):
+            grammar = await self._grammars.compiled(request.constraint) if request.constraint else None
             answer = (
-                self._answer(handle, request)
+                self._answer(handle, request, grammar)
                 if _is_quick(request)
-                else await self._loop.run_in_executor(self._prompts, self._answer, handle, request)
+                else await self._loop.run_in_executor(self._prompts, self._answer, handle, request, grammar)
             )
             self._engine_loop.start_answer(answer)
 
@@ -169,7 +174,7 @@ class Worker:
             return Reply(call.handle, tokens=tuple(prompts.read(call.prompt, add_special=call.add_special)))
         return Reply(call.handle, text=prompts.write(call.tokens))
 
-    def _answer(self, handle: int, request: GenerateRequest) -> Answer:
+    def _answer(self, handle: int, request: GenerateRequest, grammar: LlamaGrammar | None) -> Answer:
         """Read the prompt and make a sequence of it; beside the loop, for a long one delays nobody else."""
         info, vocabulary = self._loaded.info, self._loaded.model.vocabulary
         if isinstance(request.prompt, TokenPrompt):
@@ -191,7 +196,7 @@ class Worker:
             priority=request.priority,
             root=(request.tenant, request.cache_salt),
             num_logprobs=request.logprobs,
-            rules=token_rules(request, vocabulary),
+            rules=token_rules(request, vocabulary, grammar),
         )
         echo = vocabulary.text(tokens) if request.echo else ""
         has_logprobs = request.logprobs is not None

@@ -1,0 +1,50 @@
+"""Compiled grammars, kept by what they were made of. Compiling has a thread of its own: a grammar that takes long
+delays other new grammars, and nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+
+from ocak.core.errors import InvalidRequest
+from ocak.core.request import Constraint
+from ocak.llama.grammar import GrammarCompiler, GrammarError, LlamaGrammar
+from ocak.worker.grammar_check import GrammarChecker
+
+MAX_KEPT = 64
+
+
+class Grammars:
+    """Belongs to the loop; compiles beside it."""
+
+    def __init__(self, compiler: GrammarCompiler) -> None:
+        self._compiler = compiler
+        self._checker = GrammarChecker()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+        self._kept: OrderedDict[tuple[str, str], LlamaGrammar] = OrderedDict()  # the latest last
+
+    async def compiled(self, constraint: Constraint) -> LlamaGrammar:
+        """Return the grammar of a constraint. Raises `InvalidRequest` for one that has none."""
+        key = (constraint.kind, constraint.text)
+        if key not in self._kept:
+            loop = asyncio.get_running_loop()
+            grammar = await loop.run_in_executor(self._thread, self._compile, constraint)
+            self._kept[key] = grammar
+        self._kept.move_to_end(key)
+        grammar = self._kept[key]
+        while len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+        return grammar
+
+    def _compile(self, constraint: Constraint) -> LlamaGrammar:
+        if not self._compiler.can_end:
+            raise InvalidRequest(
+                f"{constraint.param}: this model has no token that ends an answer, so none would ever be complete",
+                param=constraint.param,
+            )
+        try:
+            return self._compiler.compile(self._checker.check(constraint))
+        except GrammarError as error:
+            raise InvalidRequest(f"{constraint.param}: {error}", param=constraint.param) from error
