@@ -58,17 +58,25 @@ class Chat:
         marks = (*self._reasoning_marks(), *(self._style.special if calls else ()))
         return OpenedChat(text, reader, marks)
 
+    def constrained_text(self, prompt: ChatPrompt) -> str:
+        """Render a prompt whose answer keeps to a form, which has room for neither reasoning nor calls."""
+        return self._without_reasoning(self._template.render(prompt.messages, prompt.offered))
+
     def forced_grammar(self, prompt: ChatPrompt) -> str | None:
         """Return a Lark grammar of all that may follow what `open` begins of a call; None: there is none."""
         return forced_call(self._style, prompt.forced).rest if prompt.forced else None
 
     def _open_forced(self, prompt: ChatPrompt, text: str) -> OpenedChat:
         """A call that must come leaves no room for reasoning: what the template opened of it is closed."""
-        if self._marks is not None and _ends_inside(text, self._marks):
-            text = f"{text.rstrip()}\n\n{self._marks.closer}\n\n"
+        text = self._without_reasoning(text)
         beginning = forced_call(self._style, prompt.forced).beginning
         reader = AnswerReader(None, self._calls(prompt), self._new_id, pushed=beginning)
         return OpenedChat(text + beginning, reader, self._style.special)
+
+    def _without_reasoning(self, text: str) -> str:
+        if self._marks is None or not _ends_inside(text, self._marks):
+            return text
+        return f"{text.rstrip()}\n\n{self._marks.closer}\n\n"
 
     def _splitter(self, text: str) -> ReasoningSplitter | None:
         if self._marks is None:

@@ -6,11 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from ocak.core.errors import InvalidRequest
-from ocak.core.limits import check_text
-from ocak.core.request import ChatPrompt, GenerateRequest, InfillPrompt, Prompt, TextPrompt, TokenPrompt
+from ocak.core.limits import check_constraint, check_text
+from ocak.core.request import (
+    ChatPrompt,
+    Constraint,
+    GenerateRequest,
+    InfillPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+)
 from ocak.llama.vocabulary import InfillTokens
-from ocak.worker.chat import Chat, OpenedChat
+from ocak.worker.chat import Chat
 from ocak.worker.formats.answer import AnswerReader
 
 
@@ -46,8 +56,28 @@ class PromptReader:
         """Read a request's prompt, and see how its answer is to be read. Raises `InvalidRequest`."""
         if not isinstance(request.prompt, ChatPrompt):
             return Opening(self.read(request.prompt))
-        opened = self._open_chat(request.prompt, include_reasoning=request.include_reasoning)
+        chat = self._checked_chat(request.prompt)
+        if request.constraint is not None and not request.prompt.forced:
+            return Opening(self._tokens(chat.constrained_text(request.prompt)))
+        opened = chat.open(request.prompt, include_reasoning=request.include_reasoning)
         return Opening(self._tokens(opened.text), opened.reader, self._marks(opened.marks))
+
+    def constrained(self, request: GenerateRequest) -> GenerateRequest:
+        """Return the request with the grammar of the call that must come, if one must. Raises `InvalidRequest`."""
+        prompt = request.prompt
+        if not isinstance(prompt, ChatPrompt) or not prompt.forced or self._chat is None:
+            return request
+        if request.constraint is not None:
+            raise InvalidRequest(
+                f"tool_choice asks for a call, {request.constraint.param} for another answer; send one of the two",
+                param="tool_choice",
+            )
+        grammar = self._chat.forced_grammar(prompt)
+        if grammar is None:
+            return request
+        constraint = Constraint("grammar", grammar, "tools")
+        check_constraint(constraint)
+        return msgspec.structs.replace(request, constraint=constraint)
 
     def read(self, prompt: Prompt, *, add_special: bool = True) -> list[int]:
         """Return the prompt's token ids. Raises `InvalidRequest`."""
@@ -58,7 +88,7 @@ class PromptReader:
                 check_text(text, "prompt")
                 return self._vocabulary.tokenize(text, add_special=add_special, parse_special=True)
             case ChatPrompt():
-                return self._tokens(self._open_chat(prompt).text)
+                return self._tokens(self._checked_chat(prompt).open(prompt).text)
             case InfillPrompt(prefix, suffix):
                 return self._read_infill(prefix, suffix)
 
@@ -74,7 +104,7 @@ class PromptReader:
                 )
         return list(tokens)
 
-    def _open_chat(self, prompt: ChatPrompt, *, include_reasoning: bool = True) -> OpenedChat:
+    def _checked_chat(self, prompt: ChatPrompt) -> Chat:
         if self._chat is None:
             raise InvalidRequest(
                 "this model has no chat template: use /v1/completions, or serve it with --chat-template FILE",
@@ -82,7 +112,7 @@ class PromptReader:
             )
         for message in prompt.messages:
             check_text(message.content, "messages")
-        return self._chat.open(prompt, include_reasoning=include_reasoning)
+        return self._chat
 
     def _tokens(self, text: str) -> list[int]:
         bos = self._vocabulary.bos_text

@@ -144,6 +144,7 @@ class Worker:
 
     async def _submit(self, handle: int, request: GenerateRequest) -> None:
         with self._refusing(handle):
+            request = self._loaded.prompts.constrained(request)
             grammar = await self._grammars.compiled(request.constraint) if request.constraint else None
             answer = (
                 self._answer(handle, request, grammar)

@@ -16,7 +16,9 @@ from ocak.core.request import Tool
 from ocak.worker.formats.styles import ToolStyle
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
-JSON_SPACE = r" ?|\n[ \t]{0,20}"  # between tokens; without a bound, a model that likes blanks would never end
+# Blanks between tokens are bounded, or a model that likes them would never end. Lenient: what llguidance does
+# not know of a schema is passed over.
+GUIDANCE = {"whitespace_pattern": r" ?|\n[ \t]{0,20}", "lenient": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def _grammar(style: ToolStyle, tools: Sequence[Tool], *, is_named: bool) -> str 
         head = "" if is_named else _text(tool.name + style.before_arguments) + " "
         tail = f" {_text(style.after)}" if style.after else ""
         lines.append(f"call_{i}: {head}/ ?/ arguments_{i}{tail}")
-        schema = parameters_schema(tool) | {"x-guidance": {"whitespace_pattern": JSON_SPACE}}
+        schema = parameters_schema(tool) | {"x-guidance": GUIDANCE}
         lines.append(f"arguments_{i}: %json {_text(schema)}")
     return "\n".join(lines) + "\n"
 
