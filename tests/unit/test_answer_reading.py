@@ -6,7 +6,7 @@ import json
 from itertools import count
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ocak.core.request import ToolCall
@@ -118,6 +118,7 @@ def test_however_the_text_is_cut_the_same_is_read(text, places, style, mode):
 
 
 @given(texts, cuts, marked, st.booleans())
+@example("<", [], "hermes", True)
 def test_nothing_is_lost_but_marks_and_blanks(text, places, style, thinks):
     """Every character that is neither blank nor a call's own comes out, in its order."""
     shown, reasoning, calls = together(read(reader(style, thinks=thinks), parts(text, places)))
@@ -159,6 +160,7 @@ def test_a_call_in_any_style_arrives_whole(style, arguments, indent, ascii, plac
     text = written(style, "get_weather", arguments, indent=indent, ascii=ascii)
     if style == "mistral with args":
         text = text.replace("[ARGS] ", "[ARGS]")
+    assume(style != "harmony" or "<|" not in json.dumps(arguments))  # its marks end a message wherever they stand
     readings = read(reader(style), parts(text, places))
     shown, _, (call,) = together(readings)
     assert (shown, call.id, call.name) == ("", "id1", "get_weather")

@@ -60,8 +60,8 @@ class InTurn:
 
     def finish(self) -> list[Piece]:
         reasoning, text = ("", "") if self._reasoning is None else self._reasoning.finish()
-        last = [] if self._calls is None else self._calls.finish()
-        return [Reasoning(reasoning), *self._split(text), *last]
+        pieces = [Reasoning(reasoning), *self._split(text)]
+        return pieces if self._calls is None else pieces + self._calls.finish()
 
     def _split(self, text: str) -> list[Piece]:
         return [Text(text)] if self._calls is None else self._calls.push(text)
