@@ -233,6 +233,24 @@ async def test_reasoning_is_told_apart_and_calls_follow_it(tmp_path, template, s
     assert "".join(d.content or "" for d in deltas) == "Looking"
 
 
+async def test_channels_are_sorted_though_their_marks_are_no_text(tmp_path):
+    marks = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>")
+    script = ("<|channel|>", "analysis", "<|message|>", "Let me look.")
+    template = HERMES + "{#<|channel|><|message|>#}"
+    async with client(tmp_path, script, template, special=marks) as api:
+        thinking = (await ask(api)).choices[0].message
+    call = ("<|channel|>", "commentary to=functions.", "get_weather ", "<|constrain|>", "json", "<|message|>")
+    async with client(tmp_path, (*call, *ARGUMENTS[1:-1]), template, special=marks) as api:
+        calling = (await ask(api)).choices[0]
+        final, _ = await streamed(api)
+    async with client(tmp_path, ARGUMENTS[1:-1], template, special=marks, start="<|message|>") as api:
+        forced = (await ask(api, tool_choice="required")).choices[0]
+    assert (thinking.reasoning_content, thinking.content) == ("Let me look.", "")
+    for choice in (calling, final, forced):
+        assert choice.finish_reason == "tool_calls" and not choice.message.content
+        assert json.loads(choice.message.tool_calls[0].function.arguments) == CITY
+
+
 async def test_completions_leave_everything_in_the_text(tmp_path):
     script = ("<think>", "hm", "</think>", *CALL)
     async with client(tmp_path, script, QWEN3) as api:

@@ -6,13 +6,15 @@ import json
 from itertools import count
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ocak.core.request import ToolCall
 from ocak.gateway.collected_calls import CollectedCalls
-from ocak.worker.formats.answer import AnswerReader, Reading
+from ocak.worker.formats.answer import AnswerReader, InTurn, Reading, Splitter
+from ocak.worker.formats.bodies import Parameters
 from ocak.worker.formats.calls import CallSplitter
+from ocak.worker.formats.harmony import HarmonySplitter
 from ocak.worker.formats.reasoning import ReasoningMarks, ReasoningSplitter
 from ocak.worker.formats.styles import MISTRAL_WITH_ARGS, TOOL_STYLES, ToolStyle
 
@@ -33,6 +35,14 @@ PIECES = (
     "</function>",
     "<think>",
     "</think>",
+    "<|start|>assistant",
+    "<|channel|>analysis",
+    "<|channel|>final",
+    "<|channel|>commentary to=functions.f ",
+    "<|constrain|>json",
+    "<|message|>",
+    "<|end|>",
+    "<|call|>",
     '{"name": "f", "arguments": {}}',
     '{"name": "f", "parameters": {"a": [1, {"b": "}"}]}}',
     '{"arguments": {"city": "x"}, "name": "get_weather"}',
@@ -57,17 +67,23 @@ PIECES = (
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
 cuts = st.lists(st.integers(0, 400), max_size=20)
 styles = st.sampled_from(sorted(STYLES))
+marked = st.sampled_from(sorted(STYLES.keys() - {"harmony"}))
 
 
 def reader(style: str | None = "hermes", *, thinks: bool = False, is_inside: bool = False, **more: bool | str):
     numbers = count(1)
-    return AnswerReader(
-        ReasoningSplitter(THINK, is_inside=is_inside) if thinks else None,
-        None
-        if style is None
-        else CallSplitter(STYLES[style].marks, TOOLS, is_single=bool(more.pop("is_single", 0))),
-        lambda: f"id{next(numbers)}",
-        **more,  # type: ignore[arg-type]
+    reasoning = ReasoningSplitter(THINK, is_inside=is_inside) if thinks else None
+    calls = None if style is None else splitter(style, TOOLS, is_single=bool(more.pop("is_single", 0)))
+    parts = calls if isinstance(calls, HarmonySplitter) else InTurn(reasoning, calls)
+    return AnswerReader(parts, lambda: f"id{next(numbers)}", **more)  # type: ignore[arg-type]
+
+
+def splitter(style: str, tools: Parameters, *, is_single: bool = False) -> Splitter:
+    marks = STYLES[style].marks
+    return (
+        HarmonySplitter(tools, is_single=is_single)
+        if marks is None
+        else CallSplitter(marks, tools, is_single=is_single)
     )
 
 
@@ -101,7 +117,8 @@ def test_however_the_text_is_cut_the_same_is_read(text, places, style, mode):
     assert together(read(reader(style, **mode), parts(text, places))) == whole(text, style, **mode)
 
 
-@given(texts, cuts, styles, st.booleans())
+@given(texts, cuts, marked, st.booleans())
+@example("<", [], "hermes", True)
 def test_nothing_is_lost_but_marks_and_blanks(text, places, style, thinks):
     """Every character that is neither blank nor a call's own comes out, in its order."""
     shown, reasoning, calls = together(read(reader(style, thinks=thinks), parts(text, places)))
@@ -143,6 +160,7 @@ def test_a_call_in_any_style_arrives_whole(style, arguments, indent, ascii, plac
     text = written(style, "get_weather", arguments, indent=indent, ascii=ascii)
     if style == "mistral with args":
         text = text.replace("[ARGS] ", "[ARGS]")
+    assume(style != "harmony" or "<|" not in json.dumps(arguments))  # its marks end a message wherever they stand
     readings = read(reader(style), parts(text, places))
     shown, _, (call,) = together(readings)
     assert (shown, call.id, call.name) == ("", "id1", "get_weather")
@@ -163,7 +181,7 @@ def test_a_call_written_as_xml_becomes_json(arguments, places):
     body = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments.items())
     text = f"<tool_call>\n<function=typed>\n{body}</function>\n</tool_call>"
     types = {"typed": dict.fromkeys(arguments, "string")}
-    reading = AnswerReader(None, CallSplitter(STYLES["qwen3_coder"].marks, types), lambda: "id")
+    reading = AnswerReader(splitter("qwen3_coder", types), lambda: "id")
     shown, _, (call,) = together(read(reading, parts(text, places)))
     assert (shown, json.loads(call.arguments)) == ("", arguments)
 
@@ -329,3 +347,48 @@ def test_what_the_prompt_wrote_of_a_call_belongs_to_it(style):
     broken = reader(style, pushed=f"{given.before_name}f{given.before_arguments}")
     text, _, calls = together(read(broken, ["oh no"]))
     assert (text, calls) == (f"{given.before_name}f{given.before_arguments}oh no", ())
+
+
+HEADED = (
+    "<|channel|>analysis<|message|>Let me <b> see.<|end|><|start|>assistant<|channel|>commentary<|message|>I look."
+    '<|end|><|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>'
+    "<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{}<|end|>"
+    "<|start|>assistant<|channel|>analysis<|message|>So<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>Done."
+)
+
+
+@given(cuts)
+@example(list(range(400)))
+def test_messages_on_channels_are_sorted(places):
+    shown, reasoning, calls = together(read(reader("harmony"), parts(HEADED, places)))
+    assert (shown, reasoning) == ("I look.\nDone.", "Let me <b> see.\nSo")
+    assert calls == (ToolCall("id1", "f", '{"a": 1}'), ToolCall("id2", "get_weather", "{}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("just text", "just text"),
+        ("<b>bold</b> <|end|>and more", "<b>bold</b> and more"),
+        ("<|channel|>final", "<|channel|>final"),
+        ("<|channel|>" + "x" * 5000, "<|channel|>" + "x" * 5000),
+        ("<|channel|>final<|message|>a <|mess", "a <|mess"),
+        *(
+            (f"{head}<|message|>{body}", f"{head}<|message|>{body}")
+            for head in (
+                "<|channel|>commentary to=functions.f ",
+                "<|start|>assistant to=functions.f<|channel|>commentary",
+            )
+            for body in ('{"a": 1', "[1]", "oh no", "")
+        ),
+        (
+            "<|channel|>commentary to=functions.nobody <|constrain|>json<|message|>{}<|call|>",
+            "<|channel|>commentary to=functions.nobody <|constrain|>json<|message|>{}",
+        ),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_is_no_message_or_to_nobody_is_text(text, shown):
+    for pieces in ([text], list(text)):
+        assert together(read(reader("harmony"), pieces)) == (shown, "", ())

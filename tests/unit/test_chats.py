@@ -127,6 +127,7 @@ def test_templates_cannot_change_or_blow_up_tools(attack: str) -> None:
         ("""{{ tools }}{{ '{"name": "' + n + '", "parameters": ' }}""", "llama3"),
         ("{{ tools }}", "json"),
         ("{{ builtin_tools }}[TOOL_CALLS]", "hermes"),
+        ("{{ tools }}<|start|>assistant<|channel|>final<|message|>", "harmony"),
     ],
 )
 def test_a_template_shows_how_its_model_writes_calls(source: str, style: str) -> None:
@@ -166,8 +167,8 @@ def test_the_grammar_of_a_forced_call_accepts_what_is_read_as_a_call(name: str) 
     llguidance = pytest.importorskip("llguidance")
     style = {**TOOL_STYLES, "mistral with args": MISTRAL_WITH_ARGS}[name]  # type: ignore[dict-item]
     one, two = forced_call(style, (WEATHER,)), forced_call(style, (WEATHER, CLOCK))
-    if name == "qwen3_coder":
-        assert (one.rest, two.rest) == (None, None)
+    if name in ("qwen3_coder", "harmony"):
+        assert two.rest is None
         return
     tokenizer = llguidance.LLTokenizer("byte")
     good, bad = ' {"city": "Paris"}' + style.after, ' {"town": "Paris"}' + style.after

@@ -141,7 +141,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     tool_format: Annotated[
-        Literal["auto", "hermes", "qwen3_coder", "llama3", "mistral", "json"],
+        Literal["auto", "hermes", "qwen3_coder", "llama3", "mistral", "harmony", "json"],
         Meta(description="how the model writes calls of tools; auto: as its chat template shows"),
     ] = "auto"
     reasoning_format: Annotated[

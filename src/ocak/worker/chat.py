@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ocak.core.request import ChatPrompt
-from ocak.worker.formats.answer import AnswerReader, mistral_id, openai_id
+from ocak.worker.formats.answer import AnswerReader, InTurn, Splitter, mistral_id, openai_id
 from ocak.worker.formats.calls import CallSplitter
 from ocak.worker.formats.forced import forced_call, parameter_types
+from ocak.worker.formats.harmony import FINAL, HarmonySplitter
 from ocak.worker.formats.reasoning import ReasoningMarks, ReasoningSplitter
 from ocak.worker.formats.styles import (
     REASONING_MARKS,
@@ -50,17 +51,15 @@ class Chat:
         text = self._template.render(prompt.messages, prompt.offered)
         if prompt.forced:
             return self._open_forced(prompt, text)
-        splitter = self._splitter(text)
-        if splitter is None and not prompt.offered:
+        splitter, marks = self._splitter(prompt, text)
+        if splitter is None:
             return OpenedChat(text, None)
-        calls = self._calls(prompt) if prompt.offered else None
-        reader = AnswerReader(splitter, calls, self._new_id, is_reasoning_told=include_reasoning)
-        marks = (*self._reasoning_marks(), *(self._style.special if calls else ()))
-        return OpenedChat(text, reader, marks)
+        return OpenedChat(text, AnswerReader(splitter, self._new_id, is_reasoning_told=include_reasoning), marks)
 
     def constrained_text(self, prompt: ChatPrompt) -> str:
         """Render a prompt whose answer keeps to a form, which has room for neither reasoning nor calls."""
-        return self._without_reasoning(self._template.render(prompt.messages, prompt.offered))
+        text = self._without_reasoning(self._template.render(prompt.messages, prompt.offered))
+        return text + (FINAL if self._style.marks is None else "")
 
     def forced_grammar(self, prompt: ChatPrompt) -> str | None:
         """Return a Lark grammar of all that may follow what `open` begins of a call; None: there is none."""
@@ -70,7 +69,7 @@ class Chat:
         """A call that must come leaves no room for reasoning: what the template opened of it is closed."""
         text = self._without_reasoning(text)
         beginning = forced_call(self._style, prompt.forced).beginning
-        reader = AnswerReader(None, self._calls(prompt), self._new_id, pushed=beginning)
+        reader = AnswerReader(self._calls(prompt), self._new_id, pushed=beginning)
         return OpenedChat(text + beginning, reader, self._style.special)
 
     def _without_reasoning(self, text: str) -> str:
@@ -78,17 +77,25 @@ class Chat:
             return text
         return f"{text.rstrip()}\n\n{self._marks.closer}\n\n"
 
-    def _splitter(self, text: str) -> ReasoningSplitter | None:
-        if self._marks is None:
-            return None
-        return ReasoningSplitter(self._marks, is_inside=_ends_inside(text, self._marks))
+    def _splitter(self, prompt: ChatPrompt, text: str) -> tuple[Splitter | None, Sequence[str]]:
+        """Return what splits the answer, if anything has to, and the marks that it must see."""
+        if self._style.marks is None:
+            return self._calls(prompt), self._style.special
+        reasoning = None
+        marks: tuple[str, ...] = ()
+        if self._marks is not None:
+            reasoning = ReasoningSplitter(self._marks, is_inside=_ends_inside(text, self._marks))
+            marks = (self._marks.opener, self._marks.closer)
+        if prompt.offered:
+            return InTurn(reasoning, self._calls(prompt)), (*marks, *self._style.special)
+        return (None if reasoning is None else InTurn(reasoning, None)), marks
 
-    def _calls(self, prompt: ChatPrompt) -> CallSplitter:
-        types = {tool.name: parameter_types(tool) for tool in prompt.forced or prompt.tools}
-        return CallSplitter(self._style.marks, types, is_single=not prompt.parallel_calls)
-
-    def _reasoning_marks(self) -> tuple[str, ...]:
-        return () if self._marks is None else (self._marks.opener, self._marks.closer)
+    def _calls(self, prompt: ChatPrompt) -> Splitter:
+        types = {tool.name: parameter_types(tool) for tool in prompt.forced or prompt.offered}
+        is_single = not prompt.parallel_calls
+        if self._style.marks is None:
+            return HarmonySplitter(types, is_single=is_single)
+        return CallSplitter(self._style.marks, types, is_single=is_single)
 
     def _new_id(self) -> str:
         return mistral_id() if self.tool_format == "mistral" else openai_id()

@@ -6,6 +6,7 @@
     bodies.py      the interface of a call's body, and JSON objects: {"name": …, "arguments": …}
     mistral.py     [TOOL_CALLS]…
     xml_body.py    <function=…><parameter=…>…
+    harmony.py     <|channel|>…<|message|>…, gpt-oss's reasoning, text and calls in one
     styles.py      the styles by name, and which of them a template speaks
     forced.py      how a call begins that must come, and a grammar for the rest of it
 

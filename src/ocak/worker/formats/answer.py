@@ -9,10 +9,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from ocak.core.events import CallPiece
-from ocak.worker.formats.calls import CallSplitter
-from ocak.worker.formats.pieces import Arguments, CallBegins, CallBroken, CallEnds, Piece, Text
+from ocak.worker.formats.pieces import Arguments, CallBegins, CallBroken, CallEnds, Piece, Reasoning, Text
 from ocak.worker.formats.reasoning import ReasoningSplitter
 
 
@@ -25,55 +25,81 @@ class Reading:
     calls: tuple[CallPiece, ...] = ()
 
 
-class AnswerReader:
-    """`pushed` is what the prompt already wrote of the answer; it is read before anything else."""
+class Splitter(Protocol):
+    """Splits the text of an answer. `has_calls`: a whole one; `is_over`: nothing more of the answer is wanted."""
 
-    def __init__(
-        self,
-        reasoning: ReasoningSplitter | None,
-        calls: CallSplitter | None,
-        new_id: Callable[[], str],
-        *,
-        pushed: str = "",
-        is_reasoning_told: bool = True,
-    ) -> None:
+    @property
+    def has_calls(self) -> bool: ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def push(self, text: str) -> list[Piece]: ...
+
+    def finish(self) -> list[Piece]: ...
+
+
+class InTurn:
+    """Reasoning first, then text and calls; either may be missing."""
+
+    def __init__(self, reasoning: ReasoningSplitter | None, calls: Splitter | None) -> None:
         self._reasoning = reasoning
         self._calls = calls
-        self._new_id = new_id
-        self._is_reasoning_told = is_reasoning_told
-        self._num_begun = 0
-        self._pending = self._split(pushed, is_end=False) if pushed else Reading()
 
     @property
     def has_calls(self) -> bool:
-        """Whether a whole call was read."""
         return self._calls is not None and self._calls.has_calls
 
     @property
     def is_over(self) -> bool:
-        """Whether the request wants nothing more of this answer."""
         return self._calls is not None and self._calls.is_over
 
-    def read(self, text: str, *, is_end: bool = False) -> Reading:
-        before, self._pending = self._pending, Reading()
-        found = self._split(text, is_end=is_end)
-        return Reading(before.text + found.text, before.reasoning + found.reasoning, before.calls + found.calls)
+    def push(self, text: str) -> list[Piece]:
+        reasoning, text = ("", text) if self._reasoning is None else self._reasoning.push(text)
+        return [Reasoning(reasoning), *self._split(text)]
 
-    def _split(self, text: str, *, is_end: bool) -> Reading:
-        reasoning = ""
-        if self._reasoning is not None:
-            reasoning, text = self._reasoning.push(text)
-            if is_end:
-                last, rest = self._reasoning.finish()
-                reasoning, text = reasoning + last, text + rest
-        told = reasoning if self._is_reasoning_told else ""
-        if self._calls is None:
-            return Reading(text, told)
-        pieces = self._calls.push(text)
+    def finish(self) -> list[Piece]:
+        reasoning, text = ("", "") if self._reasoning is None else self._reasoning.finish()
+        pieces = [Reasoning(reasoning), *self._split(text)]
+        return pieces if self._calls is None else pieces + self._calls.finish()
+
+    def _split(self, text: str) -> list[Piece]:
+        return [Text(text)] if self._calls is None else self._calls.push(text)
+
+
+class AnswerReader:
+    """`pushed` is what the prompt already wrote of the answer; it is read before anything else."""
+
+    def __init__(
+        self, splitter: Splitter, new_id: Callable[[], str], *, pushed: str = "", is_reasoning_told: bool = True
+    ) -> None:
+        self._splitter = splitter
+        self._new_id = new_id
+        self._is_reasoning_told = is_reasoning_told
+        self._num_begun = 0
+        self._pending = splitter.push(pushed)
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether a whole call was read."""
+        return self._splitter.has_calls
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the request wants nothing more of this answer."""
+        return self._splitter.is_over
+
+    def read(self, text: str, *, is_end: bool = False) -> Reading:
+        pieces = [*self._pending, *self._splitter.push(text)]
+        self._pending = []
         if is_end:
-            pieces += self._calls.finish()
-        shown = "".join(piece.text for piece in pieces if isinstance(piece, Text))
-        return Reading(shown, told, tuple(call for piece in pieces for call in self._numbered(piece)))
+            pieces += self._splitter.finish()
+        reasoning = "".join(piece.text for piece in pieces if isinstance(piece, Reasoning))
+        return Reading(
+            text="".join(piece.text for piece in pieces if isinstance(piece, Text)),
+            reasoning=reasoning if self._is_reasoning_told else "",
+            calls=tuple(call for piece in pieces for call in self._numbered(piece)),
+        )
 
     def _numbered(self, piece: Piece) -> tuple[CallPiece, ...]:
         match piece:
@@ -84,7 +110,7 @@ class AnswerReader:
                 return (CallPiece(self._num_begun - 1, arguments=text),)
             case CallBroken():
                 return (CallPiece(self._num_begun - 1, is_broken=True),)
-            case CallEnds() | Text():
+            case CallEnds() | Text() | Reasoning():
                 return ()
 
 

@@ -55,6 +55,8 @@ def parameter_types(tool: Tool) -> dict[str, str]:
 def _grammar(style: ToolStyle, tools: Sequence[Tool], *, is_named: bool) -> str | None:
     if style.before_arguments.startswith(">"):
         return None  # parameters as XML are no JSON
+    if style.marks is None and not is_named:
+        return None  # a head of harmony's has special tokens, which are no text
     lines = ["start: " + " | ".join(f"call_{i}" for i in range(len(tools)))]
     for i, tool in enumerate(tools):
         head = "" if is_named else _text(tool.name + style.before_arguments) + " "

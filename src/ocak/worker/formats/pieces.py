@@ -12,6 +12,11 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallBegins:
     name: str
 
@@ -33,7 +38,7 @@ class CallBroken:
     """What had begun as a call is none; its text follows as `Text`."""
 
 
-Piece = Text | CallBegins | Arguments | CallEnds | CallBroken
+Piece = Text | Reasoning | CallBegins | Arguments | CallEnds | CallBroken
 
 
 def merged(pieces: Sequence[Piece]) -> list[Piece]:
@@ -41,10 +46,12 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
     joined: list[Piece] = []
     for piece in pieces:
         match joined[-1] if joined else None, piece:
-            case (_, Text("") | Arguments("")):
+            case (_, Text("") | Reasoning("") | Arguments("")):
                 pass
             case Text(before), Text(text):
                 joined[-1] = Text(before + text)
+            case Reasoning(before), Reasoning(text):
+                joined[-1] = Reasoning(before + text)
             case Arguments(before), Arguments(text):
                 joined[-1] = Arguments(before + text)
             case _:

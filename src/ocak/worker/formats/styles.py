@@ -9,14 +9,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from ocak.worker.formats import harmony
 from ocak.worker.formats.bodies import JsonCall, JsonCalls
 from ocak.worker.formats.calls import CallMarks
 from ocak.worker.formats.mistral import MistralCalls
 from ocak.worker.formats.reasoning import ReasoningMarks
 from ocak.worker.formats.xml_body import XmlCall
 
-ToolFormat = Literal["hermes", "qwen3_coder", "llama3", "mistral", "json"]
-ReasoningFormat = Literal["think", "mistral", "none"]
+ToolFormat = Literal["hermes", "qwen3_coder", "llama3", "mistral", "json", "harmony"]
+ReasoningFormat = Literal["think", "mistral", "harmony", "none"]
 
 KNOWS_TOOLS = re.compile(r"\btools\b")
 
@@ -26,9 +27,10 @@ class ToolStyle:
     """How calls are marked; how one begins that must come, up to its tool's name, and from there to its arguments.
 
     `after` ends such a call behind its arguments. `special` are marks that may be tokens without a text.
+    Harmony does not mark calls within a text, so it has no marks here.
     """
 
-    marks: CallMarks
+    marks: CallMarks | None
     before_name: str
     before_arguments: str
     after: str
@@ -61,6 +63,13 @@ TOOL_STYLES: dict[ToolFormat, ToolStyle] = {
     "mistral": _json_style(
         CallMarks("[TOOL_CALLS]", "", MistralCalls), "[TOOL_CALLS][", after="}]", special=("[TOOL_CALLS]",)
     ),
+    "harmony": ToolStyle(
+        None,
+        harmony.CHANNEL + "commentary to=functions.",
+        f" {harmony.CONSTRAIN}json{harmony.MESSAGE}",
+        "",
+        harmony.MARKS,
+    ),
     "json": _json_style(CallMarks("<tool_call>", "</tool_call>", JsonCalls, is_bare=True), ""),
 }
 MISTRAL_WITH_ARGS = ToolStyle(
@@ -73,6 +82,7 @@ MISTRAL_WITH_ARGS = ToolStyle(
 REASONING_MARKS: dict[ReasoningFormat, ReasoningMarks | None] = {
     "think": ReasoningMarks("<think>", "</think>"),
     "mistral": ReasoningMarks("[THINK]", "[/THINK]"),
+    "harmony": None,
     "none": None,
 }
 
@@ -84,6 +94,8 @@ def knows_tools(template: str) -> bool:
 
 def tool_format(template: str) -> ToolFormat:
     """Return the style that the template's own marks show."""
+    if harmony.CHANNEL in template and harmony.MESSAGE in template:
+        return "harmony"
     if not knows_tools(template):
         return "hermes"  # what ocak then writes into the system message
     if "<function=" in template and "<parameter=" in template:
@@ -101,6 +113,8 @@ def tool_style(name: ToolFormat, template: str) -> ToolStyle:
 
 
 def reasoning_format(template: str) -> ReasoningFormat:
+    if harmony.CHANNEL in template and harmony.MESSAGE in template:
+        return "harmony"
     if "[THINK]" in template:
         return "mistral"
     return "think" if "<think>" in template or "</think>" in template else "none"
