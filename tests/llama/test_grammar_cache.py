@@ -74,7 +74,7 @@ async def test_a_request_that_leaves_takes_nobody_elses_grammar_away(kept: Gramm
 async def test_a_model_that_cannot_end_an_answer_follows_no_grammar(compiler: GrammarCompiler) -> None:
     grammars = Grammars(compiler)
     with (
-        mock.patch.object(type(compiler), "can_end", new=False),
+        mock.patch.object(type(compiler), "can_compile", new=False),
         pytest.raises(InvalidRequest, match="no token that ends"),
     ):
         await grammars.compiled(regex("a"))

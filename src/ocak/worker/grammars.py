@@ -53,9 +53,10 @@ class Grammars:
             del self._kept[constraint]
 
     def _compile(self, constraint: Constraint) -> LlamaGrammar:
-        if not self._compiler.can_end:
+        if not self._compiler.can_compile:
             raise InvalidRequest(
-                f"{constraint.param}: this model has no token that ends an answer, so none would ever be complete",
+                f"{constraint.param}: this model has no token that ends an answer, or a strange vocabulary, "
+                "so its answers can take no form; ask another",
                 param=constraint.param,
             )
         try:
