@@ -205,7 +205,7 @@ BAD_CHATS = [
     ({"messages": [USER], "function_call": {"name": "f"}}, "function_call"),
     ({"messages": [USER], "tool_choice": "required"}, "tool_choice"),
     ({"messages": [USER], "functions": [{}]}, "functions"),
-    ({"messages": [USER], "response_format": {"type": "json_object"}}, "response_format"),
+    ({"messages": [USER], "response_format": {"type": "xml"}}, "response_format.type"),
     ({"messages": [USER], "logprobs": 1}, "logprobs"),
     ({"messages": [USER], "logprobs": "yes"}, "logprobs"),
     ({"messages": [USER], "top_logprobs": 3}, "top_logprobs"),

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.llama import grammar as grammars
-from ocak.llama import library
+from ocak.llama import library, sampler
 from ocak.llama.context import ContextOptions, LlamaContext
 from ocak.llama.grammar import GrammarCompiler, GrammarError, GrammarState, LlamaGrammar
 from ocak.llama.model import LlamaModel, WeightOptions
@@ -177,16 +178,16 @@ def test_a_dead_end_ends_one_answer_with_a_reason_and_no_other(
 def test_an_answer_goes_on_where_what_its_grammar_learnt_grew_too_large(
     model: LlamaModel, compiler: GrammarCompiler, end: frozenset[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A limit of states, small enough to be met after some tokens, and again by the next answer."""
+    """There are states enough for each answer, but not for all."""
     monkeypatch.setattr(grammars, "limits", lambda _source: LLParserLimits(max_lexer_states=150))
-    grammar = compiled(compiler, "regex", "(a|b)*a(a|b){40}c")
-    before = grammar.matcher()
-    rules = TokenRules(end_tokens=end, grammar=grammar)
-    for _ in range(2):
-        assert re.fullmatch("[ab]*a[ab]{40}c", answer(model, rules, Sampling(seed=1, temperature=5, top_k=0)))
-    while not before.is_error():
-        before.consume_token(token_id("a"))
-        before.compute_bitmask()
+    grammar = compiled(compiler, "regex", "(a|b)*a(a|b){40}")
+    rules = TokenRules(end_tokens=end, avoided=end, grammar=grammar)
+    with mock.patch.object(grammar, "renew", wraps=grammar.renew) as renewed:
+        for number in range(4):
+            sequence = following(rules, Sampling(seed=number, temperature=5, top_k=0), 90)
+            serve(model, [sequence])
+            assert re.fullmatch("[ab]{90}", text(model, sequence))
+    assert renewed.called
 
 
 def test_a_grammar_that_fails_for_good_is_an_error_and_not_an_end(
@@ -260,6 +261,20 @@ def test_rules_and_grammar_hold_together(
     )
     held = answer(model, rules)
     assert re.fullmatch("[ac]{30}", held) and "aa" not in held and d
+
+
+@ALL
+def test_samplers_pick_the_same_from_few_tokens_as_from_a_vocabulary_without_the_others(
+    model: LlamaModel, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = frozenset(range(30, 60))
+    answers = []
+    for many in (1, 10**6):
+        monkeypatch.setattr(sampler, "MANY", many)
+        sequence = following(TokenRules(allowed=allowed), sampling, 50)
+        serve(model, [sequence])
+        answers.append(sequence.tokens)
+    assert answers[0] == answers[1]
 
 
 def test_equal_seeds_give_equal_answers(model: LlamaModel, compiler: GrammarCompiler, end: frozenset[int]) -> None:

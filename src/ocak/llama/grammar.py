@@ -10,6 +10,7 @@ Invariant: llguidance never decides alone that an answer is at its end: a gramma
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from ocak.engine.runner import NoToken
 from ocak.llama.grammar_limits import limits
 from ocak.llama.vocabulary import Vocabulary
+
+logger = logging.getLogger("ocak.worker")
 
 MASK_THREADS = 2
 GRACE_S = 0.5  # of masks, for the whole answer
@@ -129,16 +132,16 @@ class GrammarCompiler:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._num_vocab = vocabulary.size
         self._pool = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="mask")
-        self._tokenizer = _tokenizer(vocabulary) if vocabulary.end_tokens else None
+        self._tokenizer = _tokenizer(vocabulary)
 
     @property
-    def can_end(self) -> bool:
-        """Whether the model has a token that ends an answer; without one no grammar is ever complete."""
+    def can_compile(self) -> bool:
+        """Whether the model has a token that ends an answer, and a vocabulary that llguidance reads."""
         return self._tokenizer is not None
 
     def compile(self, source: str) -> LlamaGrammar:
         """Compile what llguidance reads: Lark, or its JSON form. Raises `GrammarError`."""
-        assert self._tokenizer is not None, "the model cannot end an answer"
+        assert self._tokenizer is not None, "there is none to compile for"
         make = partial(LLMatcher, self._tokenizer, source, log_level=0, limits=limits(source))
         try:
             return LlamaGrammar(make, self._num_vocab, self._pool)
@@ -148,7 +151,18 @@ class GrammarCompiler:
             raise GrammarError(f"{type(error).__name__}: {error}") from error
 
 
-def _tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
+def _tokenizer(vocabulary: Vocabulary) -> LLTokenizer | None:
+    """Read the vocabulary; None for one without an end, and for a strange one, which must not end the load."""
+    if not vocabulary.end_tokens:
+        return None
+    try:
+        return _read(vocabulary)
+    except BaseException as error:  # noqa: BLE001 - a panic in Rust is no `Exception`
+        logger.warning("no structured output: llguidance cannot read the vocabulary: %s", error)
+        return None
+
+
+def _read(vocabulary: Vocabulary) -> LLTokenizer:
     tokenize = ctypes.cast(c._lib.llama_tokenize, ctypes.c_void_p).value
     return LLTokenizer.from_llamacpp(  # type: ignore[attr-defined,no-any-return]
         tokens=[_bytes(vocabulary, token) for token in range(vocabulary.size)],

@@ -7,6 +7,7 @@ leave one token, no sampler is asked, but for those that learn from what they dr
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,9 @@ from ocak.llama.grammar import GrammarState, LlamaGrammar
 from ocak.llama.stages import SamplerStages
 from ocak.llama.token_mask import TokenMask
 from ocak.llama.vocabulary import Vocabulary
+
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+MANY = 8  # of so many tokens one must be left, or the samplers are handed just those
 
 
 class LlamaSampler:
@@ -43,8 +47,13 @@ class LlamaSampler:
         if self._mask is None:
             return self._pick(context, row, logits)
         forbidden = self._mask.forbidden()
-        is_forced = not self._learns and np.count_nonzero(forbidden) == len(forbidden) - 1
-        token = self._take(forbidden) if is_forced else self._pick_unless(forbidden, context, row, logits)
+        num_allowed = len(forbidden) - int(np.count_nonzero(forbidden))
+        if num_allowed == 1 and not self._learns:
+            token = self._take(forbidden)
+        elif num_allowed <= len(forbidden) // MANY:
+            token = self._pick_among(np.flatnonzero(~forbidden), logits)
+        else:
+            token = self._pick_unless(forbidden, context, row, logits)
         self._mask.accept(token)
         return token
 
@@ -56,6 +65,20 @@ class LlamaSampler:
     def _take(self, forbidden: NDArray[np.bool_]) -> int:
         """Return the only token that is left."""
         token = int(forbidden.argmin())
+        self.read([token])
+        return token
+
+    def _pick_among(self, allowed: NDArray[np.intp], logits: NDArray[np.float32]) -> int:
+        """Hand the few that are left to the samplers, instead of the whole vocabulary."""
+        if self.chain is None:
+            return int(allowed[logits[allowed].argmax()])
+        candidates = np.zeros(len(allowed), CANDIDATE)
+        candidates["id"] = allowed
+        candidates["logit"] = logits[allowed]
+        data = candidates.ctypes.data_as(ctypes.POINTER(c.llama_token_data))
+        array = c.llama_token_data_array(data, len(allowed), -1, False)
+        c.llama_sampler_apply(self.chain, ctypes.byref(array))
+        token = int(array.data[array.selected].id)
         self.read([token])
         return token
 

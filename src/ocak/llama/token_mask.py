@@ -35,6 +35,7 @@ class TokenMask:
 
     def __init__(self, rules: TokenRules, num_vocab: int, grammar: GrammarState | None = None) -> None:
         self._never = _never(rules, num_vocab)
+        self._is_limited = bool(self._never.any())
         self._grammar = grammar
         self._ends = sorted(rules.end_tokens)
         self._avoided = sorted(rules.avoided)
@@ -43,10 +44,13 @@ class TokenMask:
         self._latest: deque[int] = deque(maxlen=max(map(len, self._words), default=1) - 1)
 
     def forbidden(self) -> NDArray[np.bool_]:
-        """Return, for every token of the vocabulary, whether it must not come next. Raises `NoToken`."""
-        mask = self._never.copy()
-        if self._grammar is not None:
-            mask |= self._grammar.forbidden()
+        """Return, for every token of the vocabulary, whether it must not come next; not to be written to.
+
+        Raises `NoToken`.
+        """
+        mask = self._never if self._grammar is None else self._grammar.forbidden()
+        if self._grammar is not None and self._is_limited:
+            mask = mask | self._never
         if mask.all():
             raise NoToken(
                 "no token is left that may follow: the grammar and the request's other rules exclude all"

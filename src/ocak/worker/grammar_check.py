@@ -21,7 +21,8 @@ from ocak.core.request import Constraint
 from ocak.llama.grammar_limits import limits
 from ocak.worker.constraints import refusal, source
 
-COMPILE_S = 3.0
+COMPILE_S = 1.0  # of CPU
+WAIT_S = 5.0  # where the machine is busy
 COMPILE_BYTES = 1 << 30  # of address space; the process itself takes a tenth
 END = 256
 WALK = 64
@@ -133,8 +134,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     tokenizer = byte_tokenizer()
     for line in sys.stdin.buffer:
-        signal.setitimer(signal.ITIMER_REAL, COMPILE_S)
+        signal.setitimer(signal.ITIMER_PROF, COMPILE_S)
+        signal.setitimer(signal.ITIMER_REAL, WAIT_S)
         checked = answer(line, tokenizer)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.stdout.buffer.write(msgspec.json.encode(checked) + b"\n")
         sys.stdout.buffer.flush()

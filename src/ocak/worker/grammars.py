@@ -23,25 +23,40 @@ class Grammars:
         self._compiler = compiler
         self._checker = GrammarChecker()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
-        self._kept: OrderedDict[tuple[str, str], LlamaGrammar] = OrderedDict()  # the latest last
+        self._kept: OrderedDict[Constraint, asyncio.Future[LlamaGrammar]] = OrderedDict()  # the latest last
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     async def compiled(self, constraint: Constraint) -> LlamaGrammar:
         """Return the grammar of a constraint. Raises `InvalidRequest` for one that has none."""
-        key = (constraint.kind, constraint.text)
-        if key not in self._kept:
-            loop = asyncio.get_running_loop()
-            grammar = await loop.run_in_executor(self._thread, self._compile, constraint)
-            self._kept[key] = grammar
-        self._kept.move_to_end(key)
-        grammar = self._kept[key]
-        while len(self._kept) > MAX_KEPT:
+        if constraint not in self._kept:
+            self._begin(constraint)
+        self._kept.move_to_end(constraint)
+        return await asyncio.shield(self._kept[constraint])  # others may wait for it too
+
+    def close(self) -> None:
+        """End the thread and its process."""
+        self._thread.shutdown()
+        self._checker.close()
+
+    def _begin(self, constraint: Constraint) -> None:
+        loop = asyncio.get_running_loop()
+        compiling = loop.run_in_executor(self._thread, self._compile, constraint)
+        compiling.add_done_callback(lambda done: self._forget_if_failed(constraint, done))
+        self._kept[constraint] = compiling
+        if len(self._kept) > MAX_KEPT:
             self._kept.popitem(last=False)
-        return grammar
+
+    def _forget_if_failed(self, constraint: Constraint, done: asyncio.Future[LlamaGrammar]) -> None:
+        if done.exception() is not None and self._kept.get(constraint) is done:
+            del self._kept[constraint]
 
     def _compile(self, constraint: Constraint) -> LlamaGrammar:
-        if not self._compiler.can_end:
+        if not self._compiler.can_compile:
             raise InvalidRequest(
-                f"{constraint.param}: this model has no token that ends an answer, so none would ever be complete",
+                f"{constraint.param}: this model has no token that ends an answer, or a strange vocabulary, "
+                "so its answers can take no form; ask another",
                 param=constraint.param,
             )
         try:
