@@ -162,6 +162,14 @@ def test_a_forced_call_is_begun_and_closes_reasoning_that_the_template_opened() 
     assert only.text.endswith('{"name": "clock", "arguments":')
 
 
+def test_an_answer_that_keeps_to_a_form_has_no_reasoning() -> None:
+    asked = ChatPrompt((ASKED,))
+    assert chat(KNOWS_NONE + "<think>\n").constrained_text(asked).endswith("<think>\n\n</think>\n\n")
+    channels = chat(KNOWS_NONE + "{#<|channel|><|message|>#}").constrained_text(asked)
+    assert channels.endswith("<|channel|>final<|message|>")
+    assert chat(KNOWS_NONE).constrained_text(asked) == chat(KNOWS_NONE).open(asked).text
+
+
 @pytest.mark.parametrize("name", [*TOOL_STYLES, "mistral with args"])
 def test_the_grammar_of_a_forced_call_accepts_what_is_read_as_a_call(name: str) -> None:
     llguidance = pytest.importorskip("llguidance")
