@@ -25,7 +25,7 @@ from bench.throughput import abba
 
 CLIENTS, CONTEXT = 16, 2048
 ANSWERS, MAX_TOKENS = 10, 1024
-OUTPUT_TOKENS = 96
+OUTPUT_TOKENS = 64
 ENDLESS: Schema = {
     "type": "array",
     "minItems": 1000,
@@ -84,7 +84,7 @@ def _is_valid(text: str, schema: Schema) -> bool:
 def _costs(server: Server, clients: int, rounds: int) -> dict[str, list[float]]:
     """CPU of the worker for each token, in ms, of both kinds."""
     costs: dict[str, list[float]] = {"schema": [], "free": []}
-    load = Load(clients, 2 * clients, output_tokens=OUTPUT_TOKENS)
+    load = Load(clients, max(4, clients), output_tokens=OUTPUT_TOKENS)
     for kind in ("schema", "free", *abba(["schema", "free"], rounds)):  # the first of each warms up
         before = server.children_cpu_s()
         choices = uvloop.run(_ask_all(server, clients, list(_bodies(load, kind))))

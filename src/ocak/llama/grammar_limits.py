@@ -20,7 +20,7 @@ def limits(source: str) -> LLParserLimits:
         initial_lexer_fuel=1_000_000,
         step_lexer_fuel=100_000,  # some 7 ms for a mask
         step_max_items=50_000,
-        max_lexer_states=50_000,  # 1 to 2 KB each
+        max_lexer_states=20_000,  # 1 to 2 KB each
         max_grammar_size=200_000,
         verbose_errors=False,
     )

@@ -145,13 +145,18 @@ class Worker:
     async def _submit(self, handle: int, request: GenerateRequest) -> None:
         with self._refusing(handle):
             request = self._loaded.prompts.constrained(request)
-            grammar = await self._grammars.compiled(request.constraint) if request.constraint else None
+            grammar = await self._grammar(request)
             answer = (
                 self._answer(handle, request, grammar)
                 if _is_quick(request)
                 else await self._loop.run_in_executor(self._prompts, self._answer, handle, request, grammar)
             )
             self._engine_loop.start_answer(answer)
+
+    async def _grammar(self, request: GenerateRequest) -> LlamaGrammar | None:
+        if request.constraint is None:
+            return None
+        return await self._grammars.compiled(request.constraint, request.tenant)
 
     async def _reply(self, call: Tokenize | Detokenize) -> None:
         with self._refusing(call.handle):
