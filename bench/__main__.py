@@ -25,6 +25,7 @@ ON_THE_SHAPE_MODEL = (
     "one_by_one",
     "disconnects",
     "shift",
+    "structured",
 )
 NAMES = ("startup", "overhead", "state_leak", *ON_THE_SHAPE_MODEL)
 

@@ -5,6 +5,7 @@ byte-level, so any text survives tokenising and back; some tokens are parts of c
 `gemma2` has a sliding window in every second layer, `mamba` a recurrent state.
 Invariant: control tokens (EOS, EOT, FIM, ...) have a logit of 0 while the others spread around it, so greedy
 decoding never ends by itself: it ends where a test says (not so with `gemma2`, whose output is its embedding).
+A model with a `script` says it instead, and then ends its turn.
 """
 
 from __future__ import annotations
@@ -58,11 +59,16 @@ _PARTIAL: Final = (b"\xf0\x9f", b"\xe4\xbd")  # the beginning of a character: ha
 
 CONV_KERNEL: Final = 4
 TIME_STEP_RANK: Final = 4
+CERTAINTY: Final = np.float32(60)  # the logit of what a script says next
 
 
 @dataclass(frozen=True, slots=True)
 class TinyModel:
-    """What to write. `chat_template` None leaves it out; `extra_tokens` become words of the vocabulary."""
+    """What to write. `chat_template` None leaves it out; `extra_tokens` become words of the vocabulary.
+
+    `script` is what the model says, token by token, behind a prompt that ends with the token of the first of them:
+    each follows from the one before it, so no two are the same. `special_tokens` are control tokens, without text.
+    """
 
     seed: int = 0
     context_length: int = 2048
@@ -80,6 +86,8 @@ class TinyModel:
     state_size: int = 8  # of mamba
     is_quantized: bool = False  # Q4_0, which the CPU repacks
     num_experts: int = 0  # of which two are used; llama alone
+    script: tuple[str, ...] = ()
+    special_tokens: tuple[str, ...] = ()
 
 
 def write_tiny_model(
@@ -121,13 +129,15 @@ def write_vocabulary(path: Path, model: TinyModel | None = None) -> Path:
 
 def token_id(text: str, model: TinyModel | None = None) -> int:
     """The id of a token by its text as shown to people: a control token, a byte's character or a word."""
-    return vocabulary(model or TinyModel()).index(_spell(text.encode()) if text not in CONTROL_TOKENS else text)
+    model = model or TinyModel()
+    is_control = text in (*CONTROL_TOKENS, *model.special_tokens)
+    return vocabulary(model).index(text if is_control else _spell(text.encode()))
 
 
 def vocabulary(model: TinyModel) -> list[str]:
     """Every token as GPT-2 spells it (each byte one printable character), by id."""
     words = [left + right for left, right in _merges(model)]
-    return [*_BYTE_TO_CHAR, *words, *CONTROL_TOKENS]
+    return [*_BYTE_TO_CHAR, *words, *CONTROL_TOKENS, *model.special_tokens]
 
 
 def _write(writer: GGUFWriter, model: TinyModel) -> None:
@@ -174,11 +184,12 @@ def _add_metadata(writer: GGUFWriter, model: TinyModel) -> None:
 
 def _add_vocabulary(writer: GGUFWriter, model: TinyModel) -> None:
     tokens = vocabulary(model)
-    num_normal = len(tokens) - len(CONTROL_TOKENS)
+    num_control = len(CONTROL_TOKENS) + len(model.special_tokens)
+    num_normal = len(tokens) - num_control
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.NORMAL] * num_normal + [gguf.TokenType.CONTROL] * len(CONTROL_TOKENS))
+    writer.add_token_types([gguf.TokenType.NORMAL] * num_normal + [gguf.TokenType.CONTROL] * num_control)
     writer.add_token_merges([" ".join(merge) for merge in _merges(model)])
     ids = {token: num_normal + index for index, token in enumerate(CONTROL_TOKENS)}
     writer.add_bos_token_id(ids["<|endoftext|>"])
@@ -211,8 +222,24 @@ def _tensors(model: TinyModel) -> dict[str, Array]:
     tensors["output_norm.weight"] = np.ones(width, dtype=np.float32)
     if model.architecture != "gemma2":
         tensors["output.weight"] = matrix(num_tokens, width) * np.float32(3)
-        tensors["output.weight"][-len(CONTROL_TOKENS) :] = 0
+        tensors["output.weight"][-len(CONTROL_TOKENS) - len(model.special_tokens) :] = 0
+    if model.script:
+        _follow_script(model, tensors)
     return tensors
+
+
+def _follow_script(model: TinyModel, tensors: dict[str, Array]) -> None:
+    """Let the last token alone decide: layers add nothing, and an output row is the embedding it shall follow."""
+    assert len(set(model.script)) == len(model.script), "each token decides what follows it"
+    for name, tensor in tensors.items():
+        if name.endswith(("attn_output.weight", "ffn_down.weight")):
+            tensor[:] = 0
+    tensors["output.weight"][:] = 0
+    script = [token_id(text, model) for text in (*model.script, "<|im_end|>")]
+    for token, following in zip(script, script[1:], strict=False):
+        embedding = tensors["token_embd.weight"][token]
+        length = np.linalg.norm(embedding) * np.sqrt(model.embedding_length)  # of the row and of what it meets
+        tensors["output.weight"][following] = embedding / length * CERTAINTY
 
 
 def _recurrent_layer(model: TinyModel, matrix: Callable[[int, int], Array]) -> dict[str, Array]:
@@ -264,7 +291,8 @@ def _layer(model: TinyModel, matrix: Callable[[int, int], Array]) -> dict[str, A
 def _merges(model: TinyModel) -> list[tuple[str, str]]:
     """The merges that build each word byte by byte, left to right, each result once."""
     merges: dict[str, tuple[str, str]] = {}
-    for word in (*_PARTIAL, *(word.encode() for word in (*_WORDS, *model.extra_tokens))):
+    said = (text for text in model.script if text not in model.special_tokens)
+    for word in (*_PARTIAL, *(word.encode() for word in (*_WORDS, *model.extra_tokens, *said))):
         spelled = _spell(word)
         for end in range(2, len(spelled) + 1):
             merges.setdefault(spelled[:end], (spelled[: end - 1], spelled[end - 1]))

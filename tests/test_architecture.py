@@ -41,7 +41,7 @@ def loaded_modules(statement: str) -> set[str]:
 
 
 def test_the_front_process_loads_no_engine() -> None:
-    assert not loaded_modules(MODULES_OF_SERVE) & {"llama_cpp", "torch", "transformers", "numpy"}
+    assert not loaded_modules(MODULES_OF_SERVE) & {"llama_cpp", "llguidance", "torch", "transformers", "numpy"}
 
 
 def test_the_command_line_starts_with_little() -> None:

@@ -14,6 +14,25 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
 USER = {"role": "user", "content": "hi"}
+ARGUMENTS = "messages[0].tool_calls[0].function.arguments"
+BAD_ARGUMENTS = ("[]", "nothing", "{", '{"a": 1} x', 5, '{"a": "\\ud800"}')
+
+
+def called(arguments):
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def tool(name, **more):
+    return {"type": "function", "function": {"name": name} | more}
+
+
+def named(name):
+    return {"type": "function", "function": {"name": name}}
+
+
+(CALL,) = called("{}")["tool_calls"]
+F = tool("f")
 
 
 async def post(served, path, body, **more):
@@ -163,11 +182,35 @@ BAD_CHATS = [
     ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
-    ({"messages": [USER], "tools": [{"type": "function"}]}, "tools"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
+    ({"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}, "messages[0].function_call"),
+    ({"messages": [USER | {"tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "assistant", "tool_calls": [CALL] * 129}]}, "messages[0].tool_calls"),
+    *(({"messages": [called(arguments)]}, ARGUMENTS) for arguments in BAD_ARGUMENTS),
+    ({"messages": [USER], "tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"messages": [USER], "tools": [{"type": "retrieval", "function": {}}]}, "tools[0].type"),
+    ({"messages": [USER], "tools": {}}, "tools"),
+    ({"messages": [USER], "tools": [tool(5)]}, "tools[0].function.name"),
+    ({"messages": [USER], "tools": [tool("")]}, "tools[0].function.name"),
+    ({"messages": [USER], "tools": [tool("f"), tool("a b")]}, "tools[1].function.name"),
+    ({"messages": [USER], "tools": [tool("f" * 129)]}, "tools[0].function.name"),
+    ({"messages": [USER], "tools": [tool("f"), tool("f")]}, "tools[1].function.name"),
+    ({"messages": [USER], "tools": [tool(f"f{i}") for i in range(129)]}, "tools"),
+    ({"messages": [USER], "tools": [tool("f", description="x" * 1_100_000)]}, "tools"),
+    ({"messages": [USER], "tools": [tool("f", description=1)]}, "tools[0].function.description"),
+    ({"messages": [USER], "tools": [tool("f", parameters=[])]}, "tools[0].function.parameters"),
+    ({"messages": [USER], "tools": [F], "tool_choice": "any"}, "tool_choice"),
+    ({"messages": [USER], "tools": [F], "tool_choice": 5}, "tool_choice"),
+    ({"messages": [USER], "tools": [F], "tool_choice": {"type": "function"}}, "tool_choice.function"),
+    ({"messages": [USER], "tools": [F], "tool_choice": named("g")}, "tool_choice"),
+    ({"messages": [USER], "tools": [F], "tool_choice": named(5)}, "tool_choice.function.name"),
+    ({"messages": [USER], "tool_choice": named("f")}, "tool_choice"),
+    ({"messages": [USER], "tools": [F], "parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ({"messages": [USER], "include_reasoning": "no"}, "include_reasoning"),
+    ({"messages": [USER], "function_call": {"name": "f"}}, "function_call"),
     ({"messages": [USER], "tool_choice": "required"}, "tool_choice"),
     ({"messages": [USER], "functions": [{}]}, "functions"),
-    ({"messages": [USER], "response_format": {"type": "json_object"}}, "response_format"),
+    ({"messages": [USER], "response_format": {"type": "xml"}}, "response_format.type"),
     ({"messages": [USER], "logprobs": 1}, "logprobs"),
     ({"messages": [USER], "logprobs": "yes"}, "logprobs"),
     ({"messages": [USER], "top_logprobs": 3}, "top_logprobs"),
@@ -191,8 +234,9 @@ async def test_a_bad_chat_names_its_field(served, body, param):
 
 
 async def test_a_known_field_that_is_not_served_has_a_code_of_its_own(served):
-    _, answer, _ = await post(served, CHAT, {"messages": [USER], "tools": [{}]})
+    _, answer, _ = await post(served, CHAT, {"messages": [USER], "functions": [{}]})
     assert answer["error"]["code"] == "unsupported_parameter"
+    assert "send tools" in answer["error"]["message"]
 
 
 async def test_neutral_values_of_fields_that_are_not_served_are_accepted(served):

@@ -178,7 +178,12 @@ async def test_messages_of_every_role(served):
     async with client(served) as api:
         await api.chat.completions.create(model="echo", messages=messages, max_completion_tokens=5)
     assert served.echo.requests[0].prompt == ChatPrompt(
-        (Message("system", "rules"), Message("user", "ab"), Message("assistant", ""), Message("tool", "42"))
+        (
+            Message("system", "rules"),
+            Message("user", "ab"),
+            Message("assistant", ""),
+            Message("tool", "42", tool_call_id="x"),
+        )
     )
     assert served.echo.requests[0].stopping.max_tokens == 5
 

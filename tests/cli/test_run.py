@@ -155,6 +155,27 @@ async def test_an_answer_cannot_steer_the_terminal() -> None:
     assert screen.getvalue() == "a]0;titleb\n\tc\n"
 
 
+@pytest.mark.parametrize(("is_screen", "shown"), [(True, "\x1b[2mhm\x07\x1b[22m\n\nyes\n"), (False, "yes\n")])
+async def test_reasoning_is_shown_to_people_alone_and_not_remembered(is_screen: bool, shown: str) -> None:
+    class Thinking(Recorded):
+        async def stream(
+            self, messages: Sequence[Message], options: AnswerOptions
+        ) -> AsyncGenerator[Delta | Finished, None]:
+            yield Delta("", 1, reasoning="hm\x07")
+            yield Delta("yes", 1)
+            yield Finished("stop", Usage())
+
+    class Out(io.StringIO):
+        def isatty(self) -> bool:
+            return is_screen
+
+    out = Out()
+    conversation = Conversation(Thinking(), AnswerOptions(), out)
+    await conversation.ask("go")
+    assert out.getvalue() == shown.replace("\x07", "")
+    assert conversation.messages == [Message("user", "go"), Message("assistant", "yes")]
+
+
 INTERRUPTED = """
 import asyncio, os, signal
 from ocak.cli.background import Background

@@ -468,3 +468,20 @@ def test_log_probabilities_come_with_their_tokens_and_for_those_who_ask_alone() 
             best = tuple((token, -float(token)) for token in range(count))
             assert [logprobs for _, logprobs in told] == [Logprobs(-float(token), best) for token, _ in told]
     assert runner.num_logprobs == sequences[0].num_generated + sequences[2].num_generated
+
+
+def test_a_sequence_for_which_no_token_is_left_ends_alone_and_frees_its_slot():
+    runner = FakeRunner(dead_ends={1})
+    engine = Engine(runner, limits())
+    sequences = [sequence(i, Job((1, 2, i))) for i in range(3)]
+    for one in sequences:
+        engine.submit(one)
+    outputs = []
+    while engine.has_work:
+        outputs += engine.step()
+    assert [(o.sequence, o.message) for o in outputs if isinstance(o, Broken)] == [
+        (sequences[1], "no token is left")
+    ]
+    assert [one.num_generated > 0 for one in sequences] == [True, False, True]
+    assert all(sampler.is_closed for sampler in runner.samplers)
+    engine.check_integrity()

@@ -8,6 +8,7 @@ from ocak.core.errors import InvalidRequest, LoadFailed
 from ocak.core.request import ChatPrompt, InfillPrompt, Message, TextPrompt, TokenPrompt
 from ocak.llama.vocabulary import InfillTokens
 from ocak.worker import template as template_module
+from ocak.worker.chat import Chat
 from ocak.worker.prompt import PromptReader
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.template import ChatTemplate as SandboxedTemplate
@@ -53,7 +54,7 @@ def test_templates_use_what_model_files_use() -> None:
         "{%- endif -%}{%- set ns.n = ns.n + 1 -%}{{ m.content | trim | tojson }}{%- endfor -%}{{ ns.n }}"
         "{{ strftime_now('%Y') | length }}"
     )
-    assert ChatTemplate(source, {}).render(TALK) == '"\\u00e7ay?"14'
+    assert ChatTemplate(source, {}).render(TALK) == '"çay?"14'
 
 
 @pytest.mark.parametrize(
@@ -105,8 +106,8 @@ def test_a_template_that_does_not_compile_fails_the_load() -> None:
 
 
 def test_bos_is_not_doubled() -> None:
-    with_bos = PromptReader(Letters(), ChatTemplate(CHATML, {"bos_token": "<s>"})).read(ChatPrompt(TALK))
-    without = PromptReader(Letters(), ChatTemplate(CHATML, {"bos_token": ""})).read(ChatPrompt(TALK))
+    with_bos = PromptReader(Letters(), Chat(ChatTemplate(CHATML, {"bos_token": "<s>"}))).read(ChatPrompt(TALK))
+    without = PromptReader(Letters(), Chat(ChatTemplate(CHATML, {"bos_token": ""}))).read(ChatPrompt(TALK))
     assert with_bos[0] == ord("<") and without[0] == 0
 
 

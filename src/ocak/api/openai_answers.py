@@ -26,7 +26,8 @@ from ocak.api.openai_wire import (
     RankedTokenBody,
     UsageBody,
 )
-from ocak.core.events import Delta, FinishReason, PromptToken, TokenLogprob, Usage
+from ocak.api.tools_wire import CallDelta, CallDeltaFunction, CalledFunction, ToolCallBody
+from ocak.core.events import CallPiece, Delta, FinishReason, PromptToken, TokenLogprob, Usage
 from ocak.gateway.gateway import Completion
 
 FINGERPRINT = f"ocak-{__version__}"
@@ -133,7 +134,7 @@ class ChatFormat:
         choices = [
             ChatChoice(
                 i,
-                AssistantMessage(c.text),
+                _message(c),
                 c.reason,
                 None if c.logprobs is None else chat_logprobs(c.logprobs),
                 self._telling.body(c),
@@ -157,7 +158,9 @@ class ChatFormat:
 
     def text(self, index: int, delta: Delta, prompt: Sequence[PromptToken] = ()) -> bytes:
         logprobs = _encode(chat_logprobs(delta.logprobs)) if delta.logprobs else b"null"
-        return self._choice(index, b'{"content":%b}' % _encode(delta.text), b"null", logprobs)
+        if not (delta.reasoning or delta.calls):
+            return self._choice(index, b'{"content":%b}' % _encode(delta.text), b"null", logprobs)
+        return self._choice(index, _encode(_chat_delta(delta)), b"null", logprobs)
 
     def last(self, index: int, reason: FinishReason) -> bytes:
         return self._choice(index, b"{}", _encode(reason))
@@ -168,6 +171,40 @@ class ChatFormat:
     def _choice(self, index: int, delta: bytes, reason: bytes, logprobs: bytes = b"null") -> bytes:
         choice = b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}'
         return self._frame.around(choice % (index, delta, logprobs, reason))
+
+
+class _ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a chunk says beside text alone."""
+
+    reasoning_content: str | None = None
+    content: str | None = None
+    tool_calls: list[CallDelta] = []
+
+
+def _chat_delta(delta: Delta) -> _ChatDelta:
+    return _ChatDelta(
+        reasoning_content=delta.reasoning or None,
+        content=delta.text or None,
+        tool_calls=[_call_delta(piece) for piece in delta.calls if not piece.is_broken],
+    )
+
+
+def _call_delta(piece: CallPiece) -> CallDelta:
+    function = CallDeltaFunction(name=piece.name or None, arguments=piece.arguments)
+    return CallDelta(
+        index=piece.index, id=piece.id or None, type="function" if piece.id else None, function=function
+    )
+
+
+def _message(completion: Completion) -> AssistantMessage:
+    calls = [
+        ToolCallBody(id=call.id, function=CalledFunction(call.name, call.arguments)) for call in completion.calls
+    ]
+    return AssistantMessage(
+        content=completion.text if completion.text or not calls else None,
+        reasoning_content=completion.reasoning or msgspec.UNSET,
+        tool_calls=calls or msgspec.UNSET,
+    )
 
 
 class _Frame:

@@ -14,8 +14,10 @@ from ocak.api.openai_logprobs import chat_count, completion_count, prompt_count
 from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody, MessageBody, TextPart
 from ocak.api.prompt_shapes import TextField
 from ocak.api.samplers_wire import sampler_fields, stopping_fields
+from ocak.api.structured_wire import constraint
+from ocak.api.tools_requests import read_calls, read_choice, read_tools
 from ocak.core.errors import InvalidRequest
-from ocak.core.limits import MAX_STOP_STRINGS, UINT32_MAX, check_text
+from ocak.core.limits import MAX_STOP_STRINGS, UINT32_MAX, check_text, check_tools
 from ocak.core.request import (
     ChatPrompt,
     GenerateRequest,
@@ -25,6 +27,7 @@ from ocak.core.request import (
     Sampling,
     Stopping,
     TextPrompt,
+    Tool,
 )
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for completions; chats go on to their end
@@ -56,18 +59,26 @@ def completion_requests(body: CompletionBody, origin: Origin) -> list[GenerateRe
 
 def chat_requests(body: ChatBody, origin: Origin) -> list[GenerateRequest]:
     """Return a request for each choice of a chat."""
-    prompt = chat_prompt(body.messages)
+    tools = read_tools(body.tools)
+    prompt = msgspec.structs.replace(
+        chat_prompt(body.messages, tools),
+        tool_choice=read_choice(body.tool_choice, tools),
+        parallel_calls=body.parallel_tool_calls is not False,
+    )
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     requests = _requests([prompt], body, origin, stopping=_stopping(body, max_tokens), echo=False)
+    if body.include_reasoning is False:
+        requests = [msgspec.structs.replace(request, include_reasoning=False) for request in requests]
     return _with_logprobs(requests, chat_count(body), prompt_count(body))
 
 
-def chat_prompt(messages: list[MessageBody]) -> ChatPrompt:
+def chat_prompt(messages: list[MessageBody], tools: tuple[Tool, ...] = ()) -> ChatPrompt:
     if not messages:
         raise InvalidRequest("messages is empty; send at least one", param="messages")
     if len(messages) > MAX_MESSAGES:
         raise InvalidRequest(f"messages holds more than {MAX_MESSAGES} messages", param="messages")
-    return ChatPrompt(tuple(_message(message, i) for i, message in enumerate(messages)))
+    check_tools(tools)
+    return ChatPrompt(tuple(_message(message, i) for i, message in enumerate(messages)), tools)
 
 
 def _requests(
@@ -78,6 +89,7 @@ def _requests(
         raise InvalidRequest(f"n must be between 1 and {MAX_N}, not {n}", param="n")
     samplings = _samplings(_sampling(body), n)
     lora = _adapter(body, origin)
+    form = constraint(body)
     return [
         GenerateRequest(
             id=origin.id,
@@ -89,6 +101,7 @@ def _requests(
             lora=lora,
             tenant=origin.tenant,
             priority=body.priority or 0,
+            constraint=form,
             cache_salt=body.cache_salt or "",
             context_policy=body.context_policy,
             n_keep=body.n_keep,
@@ -143,14 +156,26 @@ def _stopping(body: CommonBody, max_tokens: int | None) -> Stopping:
 
 def _message(body: MessageBody, index: int) -> Message:
     where = f"messages[{index}]"
-    for name in ("tool_calls", "function_call"):
-        if bytes(getattr(body, name)) not in NO_CALLS:
-            raise UnsupportedParameter(f"{name} is not supported by this server", param=f"{where}.{name}")
+    if bytes(body.function_call) not in NO_CALLS:
+        raise UnsupportedParameter(
+            "function_call is not supported by this server; send tool_calls", param=f"{where}.function_call"
+        )
+    if body.tool_calls and body.role != "assistant":
+        raise InvalidRequest(f"{where}.tool_calls belongs to an assistant's message", param=f"{where}.tool_calls")
     if body.content is None and body.role != "assistant":
         raise InvalidRequest(f"{where}.content is required", param=f"{where}.content")
     content = body.content if isinstance(body.content, str) else _joined(body.content or [], where)
-    check_text(content, f"{where}.content")
-    return Message("system" if body.role == "developer" else body.role, content)
+    texts = {"content": content, "reasoning_content": body.reasoning_content or "", "name": body.name or ""}
+    for name, text in (texts | {"tool_call_id": body.tool_call_id or ""}).items():
+        check_text(text, f"{where}.{name}")
+    return Message(
+        role="system" if body.role == "developer" else body.role,
+        content=content,
+        tool_calls=read_calls(body.tool_calls, f"{where}.tool_calls"),
+        tool_call_id=body.tool_call_id or "",
+        name=texts["name"],
+        reasoning=texts["reasoning_content"],
+    )
 
 
 def _joined(parts: list[TextPart], where: str) -> str:

@@ -11,7 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from ocak.api.prompt_shapes import SHAPES
-from ocak.api.samplers_wire import Int, SamplersBody
+from ocak.api.samplers_wire import Int
+from ocak.api.structured_wire import StructuredBody
+from ocak.api.tools_wire import CHOICE_SCHEMA, ToolBody, ToolCallBody
 from ocak.core.request import ContextPolicy
 
 ModelName = Annotated[str, Meta(description="A model's key or one of its names.", max_length=256)]
@@ -32,11 +34,14 @@ class TextPart(msgspec.Struct, frozen=True):
 class MessageBody(msgspec.Struct, frozen=True):
     role: Role
     content: str | list[TextPart] | None = None
-    tool_calls: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    tool_calls: list[ToolCallBody] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
     function_call: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
-class CommonBody(SamplersBody, frozen=True, kw_only=True):
+class CommonBody(StructuredBody, frozen=True, kw_only=True):
     """What chats and completions share."""
 
     model: ModelName | None = None
@@ -105,6 +110,14 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     max_completion_tokens: Annotated[Int, Meta(description="Goes before max_tokens.")] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Int, Meta(description=f"0 to 20, needs logprobs: {LOGPROBS}")] | None = None
+    tools: list[ToolBody] | None = None
+    tool_choice: Annotated[msgspec.Raw, Meta(extra_json_schema=CHOICE_SCHEMA)] = msgspec.field(
+        default_factory=msgspec.Raw
+    )
+    parallel_tool_calls: (
+        Annotated[bool, Meta(description="false: the answer ends with its first call.")] | None
+    ) = None
+    include_reasoning: Annotated[bool, Meta(description="false: reasoning_content is left out.")] | None = None
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -164,9 +177,11 @@ class CompletionAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssistantMessage(msgspec.Struct, frozen=True):
-    content: str
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCallBody] | msgspec.UnsetType = msgspec.UNSET
 
 
 TokenBytes = Annotated[list[int], Meta(description="What it adds to the text; null for a special token.")]

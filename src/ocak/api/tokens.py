@@ -10,6 +10,8 @@ from ocak.api.models import context_of
 from ocak.api.openai_requests import chat_prompt
 from ocak.api.openai_wire import MessageBody, ModelName
 from ocak.api.presence import present
+from ocak.api.tools_requests import read_tools
+from ocak.api.tools_wire import ToolBody
 from ocak.api.unsupported import check_others, ignored_header
 from ocak.core.errors import InvalidRequest
 from ocak.core.limits import INT32_MAX, check_text
@@ -23,6 +25,7 @@ class TokenizeBody(msgspec.Struct, frozen=True):
     model: ModelName | None = None
     prompt: str | None = None
     messages: list[MessageBody] | None = None
+    tools: list[ToolBody] | None = None  # beside `messages`
     content: str | None = None
     add_special_tokens: bool | None = None  # of `prompt`: true when silent; of `messages`: false
     add_special: bool | None = None  # of `content`: false when silent
@@ -81,7 +84,7 @@ def _prompt(body: TokenizeBody) -> tuple[Prompt, bool]:
     if len(given) != 1:
         raise InvalidRequest("send exactly one of prompt, messages and content", param="prompt")
     if body.messages is not None:
-        return chat_prompt(body.messages), bool(body.add_special_tokens)
+        return chat_prompt(body.messages, read_tools(body.tools)), bool(body.add_special_tokens)
     text = body.content if body.prompt is None else body.prompt
     check_text(text or "", given[0])
     is_llama_server = body.content is not None

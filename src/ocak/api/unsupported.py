@@ -15,16 +15,9 @@ NEUTRAL: tuple[object, ...] = (None, False, [], {}, "")
 REFUSED: dict[str, tuple[object, ...]] = {
     "tools": (),
     "tool_choice": ("none", "auto"),
+    "include_reasoning": (True,),
     "functions": (),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "grammar": (),
-    "json_schema": (),
     "top_logprobs": (0,),
     "best_of": (1,),
     "modalities": (["text"],),
@@ -32,6 +25,12 @@ REFUSED: dict[str, tuple[object, ...]] = {
     "prediction": (),
     "web_search_options": (),
     "use_beam_search": (),
+}
+INSTEAD = {
+    "functions": "; send tools",
+    "function_call": "; send tools and tool_choice",
+    "tools": " for completions; send it with /v1/chat/completions",
+    "tool_choice": " for completions; send it with /v1/chat/completions",
 }
 CONFIGURED = frozenset(("chat_template", "chat_template_kwargs", "documents"))
 HARMLESS = frozenset(
@@ -73,7 +72,8 @@ def _is_ignored(name: str, raw: msgspec.Raw) -> bool:
         return False
     if name in REFUSED:
         if not _is_neutral(raw, REFUSED[name]):
-            raise UnsupportedParameter(f"{name} is not supported by this server", param=name)
+            instead = INSTEAD.get(name, "")
+            raise UnsupportedParameter(f"{name} is not supported by this server{instead}", param=name)
         return False
     return name not in HARMLESS
 

@@ -106,6 +106,8 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         chat_template_kwargs=model.chat_template_kwargs,
         embedding=model.embedding,
         pooling=model.pooling,
+        tool_format=None if model.tool_format == "auto" else model.tool_format,
+        reasoning_format=None if model.reasoning_format == "auto" else model.reasoning_format,
     )
 
 

@@ -16,6 +16,7 @@ from ocak.core.events import Delta
 from ocak.core.request import Message
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # no answer moves the cursor or sets the title
+DIM = "\x1b[2m{}\x1b[22m"
 
 
 class Conversation:
@@ -23,6 +24,7 @@ class Conversation:
         self._answers = answers
         self._options = options
         self._out = out or sys.stdout
+        self._is_thinking = False  # reasoning was shown, and no text behind it yet
         self.messages: list[Message] = []
         self.clear()
 
@@ -38,7 +40,7 @@ class Conversation:
         try:
             await self._print_answer(asked, seen)
         finally:
-            if seen:
+            if any(seen):
                 self.messages = [*asked, Message("assistant", "".join(seen))]
 
     async def _print_answer(self, asked: list[Message], seen: list[str]) -> None:
@@ -46,10 +48,22 @@ class Conversation:
             async for event in events:
                 if isinstance(event, Delta):
                     seen.append(event.text)
-                    self._write(event.text)
+                    self._show(event)
                 elif event.reason == "length":
                     self._note("[stopped: the limit of tokens is reached]")
         self._write("\n")
+        self._is_thinking = False
+
+    def _show(self, delta: Delta) -> None:
+        """Reasoning is for people to watch, dimmed, and no part of the answer."""
+        if delta.reasoning and self._out.isatty():
+            self._out.write(DIM.format(CONTROL.sub("", delta.reasoning)))
+            self._out.flush()
+            self._is_thinking = True
+        if delta.text and self._is_thinking:
+            self._write("\n\n")
+            self._is_thinking = False
+        self._write(delta.text)
 
     def _write(self, text: str) -> None:
         self._out.write(CONTROL.sub("", text) if self._out.isatty() else text)

@@ -20,6 +20,7 @@ DONE = b"[DONE]"
 
 class _Text(msgspec.Struct):
     content: str | None = None
+    reasoning_content: str | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -115,8 +116,9 @@ async def _events(lines: AsyncIterable[bytes]) -> AsyncIterator[Delta | Finished
             continue
         chunk = _decode(data)
         for choice in chunk.choices:
-            if choice.delta.content:
-                yield Delta(choice.delta.content, 1)
+            text, reasoning = choice.delta.content or "", choice.delta.reasoning_content or ""
+            if text or reasoning:
+                yield Delta(text, 1, reasoning=reasoning)
             if choice.finish_reason:
                 reason = "length" if choice.finish_reason == "length" else "stop"
     if reason is None:

@@ -173,6 +173,14 @@ class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
             extra={"flags": ["--chat-template-file"], "metavar": "FILE", "path": True},
         ),
     ] = ""
+    tool_format: Annotated[
+        Literal["auto", "hermes", "qwen3_coder", "llama3", "mistral", "harmony", "json"],
+        Meta(description="how the model writes calls of tools; auto: as its chat template shows"),
+    ] = "auto"
+    reasoning_format: Annotated[
+        Literal["auto", "think", "mistral", "none"],
+        Meta(description="how it writes what it thinks; auto: as its chat template shows, none: all is text"),
+    ] = "auto"
     chat_template_kwargs: Annotated[
         dict[str, str | int | float | bool],
         Meta(description="values that the chat template reads", extra={"file_only": True}),

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -62,15 +62,31 @@ class PromptScored(msgspec.Struct, frozen=True, tag="prompt_scored"):
     tokens: tuple[PromptToken, ...]
 
 
+class CallPiece(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A part of an answer's call number `index`: its id and name come first and once, then its arguments' text.
+
+    `is_broken` takes the call back: it turned out to be none, and all that was written of it is in the text.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    is_broken: bool = False
+
+
 class Delta(msgspec.Struct, frozen=True, tag="delta", omit_defaults=True):
     """Text that is whole UTF-8 and holds no part of a stop string; `num_tokens` tokens stand behind it.
 
-    `logprobs`, if asked for, has the tokens whose first character is in the text.
+    `logprobs`, if asked for, has the tokens whose first character is in what the model wrote: its text, and
+    what a chat's answer sets apart from it, reasoning and calls.
     """
 
     text: str
     num_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ocak.core.errors import InvalidRequest
-from ocak.core.request import SAMPLERS, Sampling, Stopping
+from ocak.core.request import SAMPLERS, Constraint, Sampling, Stopping, Tool
 
 INT32_MAX = 2**31 - 1
 UINT32_MAX = 2**32 - 1
@@ -67,7 +68,12 @@ MAX_BAD_WORDS = 128
 MAX_BAD_WORD_BYTES = 256
 MAX_SAMPLERS = 16
 MAX_BREAKERS = 16
+MAX_CONSTRAINT_BYTES = 65536
 MAX_BREAKER_BYTES = 40  # llama.cpp cuts longer ones
+MAX_TOOLS = 128
+MAX_TOOL_BYTES = 1024 * 1024  # of all definitions together
+MAX_TOOL_CALLS = 128  # in one message
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -97,6 +103,34 @@ def check_stopping(stopping: Stopping) -> None:
         )
     _check_tokens("stop_token_ids", stopping.stop_token_ids, MAX_STOP_TOKENS)
     _check_texts("stop", stopping.stop, MAX_STOP_STRINGS, MAX_STOP_BYTES)
+
+
+def check_constraint(constraint: Constraint) -> None:
+    """Raise `InvalidRequest` for a text of impossible size; whether it means anything, the worker knows."""
+    check_text(constraint.text, constraint.param)
+    size = len(constraint.text.encode())
+    if not 1 <= size <= MAX_CONSTRAINT_BYTES:
+        raise InvalidRequest(
+            f"{constraint.param} has {size} bytes; 1 to {MAX_CONSTRAINT_BYTES} are allowed", param=constraint.param
+        )
+
+
+def check_tools(tools: Sequence[Tool]) -> None:
+    """Raise `InvalidRequest` naming the first tool that cannot be offered."""
+    _check_count("tools", tools, MAX_TOOLS)
+    seen: set[str] = set()
+    for i, tool in enumerate(tools):
+        where = f"tools[{i}].function.name"
+        if not TOOL_NAME.fullmatch(tool.name):
+            raise InvalidRequest(f"{where} must be 1 to 128 letters, digits, _, . or -", param=where)
+        if tool.name in seen:
+            raise InvalidRequest(
+                f"{where} {tool.name!r} is there twice; give each tool a name of its own", param=where
+            )
+        seen.add(tool.name)
+    size = sum(len(tool.definition.encode("utf-8", "surrogatepass")) for tool in tools)
+    if size > MAX_TOOL_BYTES:
+        raise InvalidRequest(f"tools have {size} bytes; at most {MAX_TOOL_BYTES} are allowed", param="tools")
 
 
 def check_text(text: str, param: str) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 DEFAULT_TENANT = "public"
 ContextPolicy = Literal["error", "shift", "truncate"]  # what becomes of what does not fit the context
+NAMED = "tool:"  # goes before a tool's name where a choice is written
 
 
 COLDEST = 1e-5  # a temperature below it is greedy: what llama.cpp would divide by it overflows
@@ -77,6 +78,11 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         return self.dry_multiplier != 0.0 and self.dry_penalty_last_n > 0 and "dry" in self.samplers
 
     @property
+    def learns(self) -> bool:
+        """Whether what was drawn, not only what came, decides how the next token is drawn."""
+        return self.mirostat != 0 or (self.adaptive_target >= 0 and "adaptive_p" in self.samplers)
+
+    @property
     def looks_back(self) -> int:
         """How many of the latest tokens the samplers must know."""
         window = self.penalty_window if self.has_penalties else 0
@@ -93,9 +99,45 @@ class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
 
 
-class Message(msgspec.Struct, frozen=True):
+ConstraintKind = Literal["json_schema", "regex", "choice", "grammar"]
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """What the answer's whole text must look like.
+
+    `text` is a JSON schema, a regular expression, a JSON list of choices, or a grammar in Lark or GBNF. `param` is
+    the field of the request that said so, for the messages about it.
+    """
+
+    kind: ConstraintKind
+    text: str
+    param: str
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call that a model made; `arguments` is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function that the model may call; `definition` is its JSON text: name, description, parameters."""
+
+    name: str
+    definition: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A turn of a conversation: `tool_calls` and `reasoning` of an assistant's, `tool_call_id` of a tool's."""
+
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    reasoning: str = ""
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
@@ -109,9 +151,27 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
-    """Messages, rendered by the model's chat template."""
+    """Messages, rendered by the model's chat template.
+
+    `tool_choice` is auto, none, required, or the name of the tool behind `NAMED`: `tool:get_weather`.
+    """
 
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    parallel_calls: bool = True  # False: the answer ends with its first call
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the model shall know of."""
+        return () if self.tool_choice == "none" else self.tools
+
+    @property
+    def forced(self) -> tuple[Tool, ...]:
+        """The tools of which one must be called; none where the model decides."""
+        if self.tool_choice == "required":
+            return self.tools
+        return tuple(tool for tool in self.tools if self.tool_choice == NAMED + tool.name)
 
 
 class InfillPrompt(msgspec.Struct, frozen=True, tag="infill"):
@@ -140,7 +200,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # lower ones go first, among the tenant's own
     context_policy: ContextPolicy | None = None  # None: the model's
     n_keep: int | None = None  # tokens at the beginning that are never dropped; None: the model's
+    constraint: Constraint | None = None  # None: any text
     cache_salt: str = ""  # cached prefixes are shared within a tenant, and there under the same salt
+    include_reasoning: bool = True  # False: what the model thinks before it answers is not told
 
 
 def prompt_bytes(prompt: Prompt) -> int:
@@ -152,8 +214,14 @@ def prompt_bytes(prompt: Prompt) -> int:
             return len(tokens)
         case InfillPrompt(prefix, suffix):
             return _size(prefix) + _size(suffix)
-        case ChatPrompt(messages):
-            return sum(_size(message.role) + _size(message.content) for message in messages)
+        case ChatPrompt(messages, tools):
+            return sum(map(_message_size, messages)) + sum(_size(tool.definition) for tool in tools)
+
+
+def _message_size(message: Message) -> int:
+    calls = sum(_size(call.id) + _size(call.name) + _size(call.arguments) for call in message.tool_calls)
+    texts = (message.role, message.content, message.reasoning, message.name, message.tool_call_id)
+    return calls + sum(map(_size, texts))
 
 
 def _size(text: str) -> int:

@@ -71,6 +71,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     kind: ModelKind = "text"
     pooling: Pooling | None = None  # of an embedding model or a cross-encoder
     embedding_length: int = 0  # numbers of its vectors
+    tool_format: str | None = None  # how it writes calls of tools; None without a chat template
+    reasoning_format: str | None = None
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
 from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.pacing import Pacer
-from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, RunFailed, Runner
+from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, NoToken, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep
@@ -153,7 +153,7 @@ class Engine:
         except RunFailed:
             self._make(self._scheduler.lose(slot, key))
 
-    def _run(self, batch: Batch) -> list[int]:
+    def _run(self, batch: Batch) -> list[int | NoToken]:
         chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
         is_alone = batch.is_prefill and len(batch.rows) == 1
         self._in_prefill = batch.rows[0][0].id if is_alone else None
@@ -174,7 +174,7 @@ class Engine:
             sequence.sampler = self._runner.new_sampler(sequence.sampling, sequence.tokens, sequence.rules)
         return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler, scored)
 
-    def _apply(self, batch: Batch, tokens: list[int]) -> list[Output]:
+    def _apply(self, batch: Batch, tokens: list[int | NoToken]) -> list[Output]:
         outputs: list[Output] = []
         place = 0
         self._scheduler.advance(batch)
@@ -197,7 +197,10 @@ class Engine:
         sequence.num_scored += len(rows)
         return [Scored(sequence, told)]
 
-    def _append(self, sequence: Sequence, token: int, place: int) -> Sampled:
+    def _append(self, sequence: Sequence, token: int | NoToken, place: int) -> Output:
+        if isinstance(token, NoToken):
+            self.finish(sequence)
+            return Broken(sequence, str(token))
         self._num_generated += 1
         count = sequence.num_logprobs
         logprobs = None if count is None else self._runner.logprobs(place, token, count)

@@ -42,6 +42,10 @@ class Logprobs:
     rank: int = 0  # how many tokens are at least as likely as the one there; 0: not told
 
 
+class NoToken(Exception):
+    """No token may follow in one sequence: it cannot go on, the others of its batch can."""
+
+
 class RunFailed(Exception):
     """The batch was not computed; its sequences cannot go on."""
 
@@ -70,8 +74,11 @@ class Runner(Protocol):
         """Have the next runs computed with this adapter; empty: with the model alone."""
         ...
 
-    def run(self, chunks: Rows[Chunk]) -> list[int]:
-        """Compute every chunk; return one token for each that has a sampler, in order. Raises `RunFailed`."""
+    def run(self, chunks: Rows[Chunk]) -> list[int | NoToken]:
+        """Compute every chunk; return one token for each that has a sampler, in order, or why there is none.
+
+        Raises `RunFailed`.
+        """
         ...
 
     def abort(self) -> None:
@@ -120,7 +127,7 @@ class FakeCell:
     adapter: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FakeSampler:
     sampling: Sampling
     is_closed: bool = False
@@ -150,7 +157,8 @@ class FakeRunner:
     samplers: list[FakeSampler] = field(default_factory=list)
     failures: list[RunFailed] = field(default_factory=list)  # raised by the next runs, one each
     batches: list[list[Chunk]] = field(default_factory=list)
-    picked: list[int] = field(default_factory=list)  # by the last run
+    picked: list[int | NoToken] = field(default_factory=list)  # by the last run
+    dead_ends: set[int] = field(default_factory=set)  # numbers of samplers for which no token is left
     num_logprobs: int = 0  # how often they were asked for
     decode_s: float = 0.0
     num_aborts: int = 0
@@ -160,7 +168,7 @@ class FakeRunner:
         self.samplers.append(FakeSampler(sampling))
         return self.samplers[-1]
 
-    def run(self, chunks: Rows[Chunk]) -> list[int]:
+    def run(self, chunks: Rows[Chunk]) -> list[int | NoToken]:
         assert [chunk.slot for chunk in chunks] == sorted({chunk.slot for chunk in chunks}), "not ordered by slot"
         if self.failures:
             raise self.failures.pop(0)
@@ -228,12 +236,14 @@ class FakeRunner:
     def num_used(self) -> int:
         return len({id(cell) for cells in self.cells.values() for cell in cells})
 
-    def _run_chunk(self, chunk: Chunk) -> int | None:
+    def _run_chunk(self, chunk: Chunk) -> int | NoToken | None:
         cells = self.cells.setdefault(chunk.slot, [])
         assert chunk.start == len(cells), "a gap or an overlap in the positions"
         cells.extend(FakeCell(token, self.adapter) for token in chunk.tokens)
         if not isinstance(chunk.sampler, FakeSampler):
             return None
         assert not chunk.sampler.is_closed
+        if self.samplers.index(chunk.sampler) in self.dead_ends:
+            return NoToken("no token is left")
         known = [(cell.token, cell.adapter) for cell in cells]
         return zlib.crc32(repr((known, chunk.sampler.sampling.seed)).encode()) % self.num_vocab

@@ -31,13 +31,15 @@ from ocak.core.limits import (
     LOGPROBS_RANGE,
     N_KEEP_RANGE,
     PRIORITY_RANGE,
+    check_constraint,
     check_sampling,
     check_stopping,
 )
-from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
+from ocak.core.request import GenerateRequest, Prompt, ToolCall, prompt_bytes
 from ocak.core.status import ModelStatus
 from ocak.gateway.adapters import adapted_names, check_adapter
 from ocak.gateway.admission import Admission
+from ocak.gateway.collected_calls import CollectedCalls
 from ocak.providers.base import Provider
 from ocak.telemetry.metrics import RequestTimer
 
@@ -77,6 +79,8 @@ class Completion(msgspec.Struct, frozen=True):
     usage: Usage
     logprobs: list[TokenLogprob] | None = None  # of the text's tokens; None: not asked for
     prompt: list[PromptToken] | None = None  # the same of the prompt's
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
 
 class Gateway:
@@ -169,6 +173,8 @@ class Gateway:
         check_sampling(request.sampling)
         PRIORITY_RANGE.check("priority", request.priority)
         check_stopping(request.stopping)
+        if request.constraint is not None:
+            check_constraint(request.constraint)
         if request.logprobs is not None:
             LOGPROBS_RANGE.check("logprobs", request.logprobs)
         if request.prompt_logprobs is not None:
@@ -202,6 +208,8 @@ class Gateway:
 
 async def _collect(provider: Provider, request: GenerateRequest, timer: RequestTimer) -> Completion:
     text: list[str] = []
+    reasoning: list[str] = []
+    calls = CollectedCalls()
     logprobs: list[TokenLogprob] | None = None if request.logprobs is None else []
     prompt: list[PromptToken] | None = None if request.prompt_logprobs is None else []
     async with aclosing(provider.stream(request)) as events:
@@ -209,12 +217,17 @@ async def _collect(provider: Provider, request: GenerateRequest, timer: RequestT
             timer.observe(event)
             if isinstance(event, Delta):
                 text.append(event.text)
+                reasoning.append(event.reasoning)
+                calls.add(event.calls)
                 if logprobs is not None:
                     logprobs += event.logprobs
             elif isinstance(event, PromptScored) and prompt is not None:
                 prompt += event.tokens
             elif isinstance(event, Finished):
-                return Completion("".join(text), event.reason, event.usage, logprobs, prompt)
+                whole = calls.whole()
+                return Completion(
+                    "".join(text), event.reason, event.usage, logprobs, prompt, "".join(reasoning), whole
+                )
     raise WorkerLost("the answer ended without its end")
 
 

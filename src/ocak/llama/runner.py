@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tiled
 from ocak.engine.rules import NO_RULES, TokenRules
-from ocak.engine.runner import Chunk, Logprobs, NoRoom
+from ocak.engine.runner import Chunk, Logprobs, NoRoom, NoToken
 from ocak.llama.adapters import LlamaAdapters
 from ocak.llama.affinity import Team
 from ocak.llama.context import LlamaContext, Output
@@ -48,7 +48,7 @@ class LlamaRunner:
             self._adapters.use(self._context.pointer, name)
             self._adapter = name
 
-    def run(self, chunks: Sequence[Chunk]) -> list[int]:
+    def run(self, chunks: Sequence[Chunk]) -> list[int | NoToken]:
         self._adapt()
         lent = self._lend(chunks)
         padding = self._padding(chunks)
@@ -172,11 +172,17 @@ class LlamaRunner:
                 room -= wanted
         return padding
 
-    def _sample(self, samplers: list[LlamaSampler], outputs: list[Output]) -> list[int]:
+    def _sample(self, samplers: list[LlamaSampler], outputs: list[Output]) -> list[int | NoToken]:
         if not samplers:
             return []
         logits = self._context.logits()
         return [
-            sampler.pick(self._context.pointer, output.row, logits[output.index])
+            self._pick(sampler, output.row, logits[output.index])
             for sampler, output in zip(samplers, outputs, strict=True)
         ]
+
+    def _pick(self, sampler: LlamaSampler, row: int, logits: NDArray[np.float32]) -> int | NoToken:
+        try:
+            return sampler.pick(self._context.pointer, row, logits)
+        except NoToken as error:
+            return error

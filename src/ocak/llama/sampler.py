@@ -1,11 +1,13 @@
 """Logits to a token, by llama.cpp's own samplers. A sequence keeps one chain: its random state and its history.
 
 A plain greedy sequence needs no chain: its token is the largest logit, the first of equals, as llama.cpp's.
-What the rules forbid has no logit left when the samplers see it, and has it again when they are done.
+What the rules forbid has no logit left when the samplers see it, and has it again when they are done. Where they
+leave one token, no sampler is asked, but for those that learn from what they draw.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,17 +16,22 @@ from numpy.typing import NDArray
 
 from ocak.core.request import Sampling
 from ocak.engine.rules import NO_RULES, TokenRules
+from ocak.llama.grammar import GrammarState, LlamaGrammar
 from ocak.llama.stages import SamplerStages
 from ocak.llama.token_mask import TokenMask
 from ocak.llama.vocabulary import Vocabulary
+
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+MANY = 8  # of so many tokens one must be left, or the samplers are handed just those
 
 
 class LlamaSampler:
     """`chain` is None for plain greedy."""
 
-    def __init__(self, stages: list[object], mask: TokenMask | None) -> None:
+    def __init__(self, stages: list[object], mask: TokenMask | None, *, learns: bool = False) -> None:
         self.chain = _chain(stages) if stages else None
         self._mask = mask
+        self._learns = learns
 
     def read(self, tokens: Sequence[int]) -> None:
         """Take tokens that came before the answer, for the samplers that look back."""
@@ -33,14 +40,20 @@ class LlamaSampler:
                 c.llama_sampler_accept(self.chain, token)
 
     def pick(self, context: object, row: int, logits: NDArray[np.float32]) -> int:
-        """Return the next token, by the logits of the context's output `row`, of which `logits` is the view."""
+        """Return the next token, by the logits of the context's output `row`, of which `logits` is the view.
+
+        Raises `NoToken`.
+        """
         if self._mask is None:
             return self._pick(context, row, logits)
         forbidden = self._mask.forbidden()
-        unmasked = logits[forbidden]
-        logits[forbidden] = -np.inf
-        token = self._pick(context, row, logits)
-        logits[forbidden] = unmasked
+        num_allowed = len(forbidden) - int(np.count_nonzero(forbidden))
+        if num_allowed == 1 and not self._learns:
+            token = self._take(forbidden)
+        elif num_allowed <= len(forbidden) // MANY:
+            token = self._pick_among(np.flatnonzero(~forbidden), logits)
+        else:
+            token = self._pick_unless(forbidden, context, row, logits)
         self._mask.accept(token)
         return token
 
@@ -48,6 +61,35 @@ class LlamaSampler:
         if self.chain is not None:
             c.llama_sampler_free(self.chain)
             self.chain = None
+
+    def _take(self, forbidden: NDArray[np.bool_]) -> int:
+        """Return the only token that is left."""
+        token = int(forbidden.argmin())
+        self.read([token])
+        return token
+
+    def _pick_among(self, allowed: NDArray[np.intp], logits: NDArray[np.float32]) -> int:
+        """Hand the few that are left to the samplers, instead of the whole vocabulary."""
+        if self.chain is None:
+            return int(allowed[logits[allowed].argmax()])
+        candidates = np.zeros(len(allowed), CANDIDATE)
+        candidates["id"] = allowed
+        candidates["logit"] = logits[allowed]
+        data = candidates.ctypes.data_as(ctypes.POINTER(c.llama_token_data))
+        array = c.llama_token_data_array(data, len(allowed), -1, False)
+        c.llama_sampler_apply(self.chain, ctypes.byref(array))
+        token = int(array.data[array.selected].id)
+        self.read([token])
+        return token
+
+    def _pick_unless(
+        self, forbidden: NDArray[np.bool_], context: object, row: int, logits: NDArray[np.float32]
+    ) -> int:
+        unmasked = logits.copy()
+        np.copyto(logits, -np.inf, where=forbidden)
+        token = self._pick(context, row, logits)
+        logits[:] = unmasked
+        return token
 
     def _pick(self, context: object, row: int, logits: NDArray[np.float32]) -> int:
         if self.chain is None:
@@ -68,11 +110,19 @@ class SamplerFactory:
 
     def new(self, sampling: Sampling, prompt: Sequence[int], rules: TokenRules = NO_RULES) -> LlamaSampler:
         """Return a sampler that knows the prompt."""
-        mask = None if rules.is_void else TokenMask(rules, self._num_vocab)
-        sampler = LlamaSampler(self._stages.of(sampling, is_masked=mask is not None), mask)
+        mask = None if rules.is_void else TokenMask(rules, self._num_vocab, _state(rules))
+        stages = self._stages.of(sampling, is_masked=mask is not None)
+        sampler = LlamaSampler(stages, mask, learns=sampling.learns)
         if sampling.looks_back:
             sampler.read(prompt[-sampling.looks_back :])
         return sampler
+
+
+def _state(rules: TokenRules) -> GrammarState | None:
+    if rules.grammar is None:
+        return None
+    assert isinstance(rules.grammar, LlamaGrammar), "compiled for another runner"
+    return GrammarState(rules.grammar)
 
 
 def _chain(stages: list[object]) -> object:

@@ -45,13 +45,13 @@ class Vocabulary:
         """Return the bytes of a token as text; special tokens have none."""
         piece = self._pieces.get(token)
         if piece is None:
-            piece = self._pieces[token] = self._read_piece(token, is_special=False)
+            piece = self._pieces[token] = self.read_piece(token, is_special=False)
         return piece
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of a whole run of tokens, special tokens written out."""
         for token in set(tokens) - self._written.keys():
-            self._written[token] = self._read_piece(token, is_special=True)
+            self._written[token] = self.read_piece(token, is_special=True)
         return b"".join(map(self._written.__getitem__, tokens)).decode("utf-8", "replace")
 
     def special_text(self, token: int) -> str:
@@ -70,7 +70,8 @@ class Vocabulary:
     def adds_bos(self) -> bool:
         return bool(c.llama_vocab_get_add_bos(self.pointer))
 
-    def _read_piece(self, token: int, *, is_special: bool) -> bytes:
+    def read_piece(self, token: int, *, is_special: bool) -> bytes:
+        """Return the bytes of a token; those of a special one only if `is_special`."""
         buffer = ctypes.create_string_buffer(PIECE_BYTES)
         length = c.llama_token_to_piece(self.pointer, token, buffer, PIECE_BYTES, 0, is_special)
         if length < 0:

@@ -131,6 +131,8 @@ class EchoProvider:
         return self.state == "ready"
 
     async def _answer(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        if request.constraint is not None:
+            raise InvalidRequest("an echo cannot take a form; ask a model", param=request.constraint.param)
         prompt = await self._prompt_text(request.prompt)
         num_prompt = len(WORD.findall(prompt))
         if num_prompt > self.context:

@@ -11,7 +11,7 @@ import logging
 import os
 import queue
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from ocak.engine.runner import Logprobs
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep
 from ocak.worker.embedding import EmbeddingWork
+from ocak.worker.formats.answer import AnswerReader, Reading
 from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import Events, Failed, RequestEvent
 from ocak.worker.prompt_logprobs import PromptReport
@@ -65,6 +66,8 @@ class Answer:
     prompt: PromptReport | None = None  # if its log-probabilities are asked for
     embedding: EmbeddingWork | None = None  # what makes its vector fit to be sent, instead of text
     dimensions: int | None = None  # of the vector; None: all
+    reader: AnswerReader | None = None  # of calls and reasoning; None: all is text
+    marks: Mapping[int, bytes] = field(default_factory=dict)  # tokens that the reader must see
     num_unsent: int = field(default=0, init=False)  # tokens whose text has not gone out yet
 
 
@@ -185,14 +188,26 @@ class EngineLoop:
         if answer.logprobs is not None:
             is_end = reason is not None and not answer.text.is_stopped
             logprobs = answer.logprobs.release(len(text), is_end=is_end)
-        events: list[RequestEvent] = []
-        if text or logprobs:
-            events.append(Delta(text, answer.num_unsent, logprobs))
+        if answer.reader is None:
+            events = [Delta(text, answer.num_unsent, logprobs)] if text or logprobs else []
+        else:
+            events = _told(answer.reader.read(text, is_end=reason is not None), answer.num_unsent, logprobs)
+            reason = self._reason(answer.sequence, answer.reader, reason)
+        if events:
             answer.num_unsent = 0
-        if reason is not None:
-            del self._answers[answer.sequence.id]
-            events.append(Finished(reason, answer.sequence.usage))
-        return events
+        if reason is None:
+            return [*events]
+        del self._answers[answer.sequence.id]
+        return [*events, Finished(reason, answer.sequence.usage)]
+
+    def _reason(
+        self, sequence: Sequence, reader: AnswerReader, reason: FinishReason | None
+    ) -> FinishReason | None:
+        """An answer with whole calls ended for them, unless it was cut short; one that needs no more ends here."""
+        if reason is None and reader.is_over:
+            self._engine.finish(sequence)
+            reason = "stop"
+        return "tool_calls" if reason == "stop" and reader.has_calls else reason
 
     def _read(self, answer: Answer, sampled: Sampled) -> tuple[str, FinishReason | None]:
         """Return the text that is safe by now, and why the answer is at its end, if it is."""
@@ -208,4 +223,10 @@ class EngineLoop:
     def _push(self, answer: Answer, sampled: Sampled) -> str:
         if answer.logprobs is not None and sampled.logprobs is not None:
             answer.logprobs.push(sampled.token, sampled.logprobs, answer.text.num_held)
-        return answer.text.push(self._piece(sampled.token))
+        return answer.text.push(answer.marks.get(sampled.token) or self._piece(sampled.token))
+
+
+def _told(read: Reading, num_tokens: int, logprobs: tuple[TokenLogprob, ...]) -> list[Delta]:
+    if not (read.text or read.reasoning or read.calls or logprobs):
+        return []
+    return [Delta(read.text, num_tokens, logprobs, read.reasoning, read.calls)]

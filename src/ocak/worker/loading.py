@@ -22,6 +22,7 @@ from ocak.engine.scheduler import SchedulerLimits
 from ocak.llama import library
 from ocak.llama.adapters import LlamaAdapters
 from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
+from ocak.llama.grammar import GrammarCompiler
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.runner import LlamaRunner
 from ocak.llama.sampler import SamplerFactory
@@ -30,6 +31,7 @@ from ocak.memory.estimate import KvSettings, kv_bytes
 from ocak.memory.gguf_header import GgufHeader, read_model
 from ocak.memory.lora_file import read_adapter
 from ocak.memory.model_kind import pooling_of
+from ocak.worker.chat import Chat
 from ocak.worker.embedding import EmbeddingWork
 from ocak.worker.embedding_load import embedding_info, embedding_options, embedding_work, load_embedder
 from ocak.worker.fitting import ContextRules, context_rules
@@ -53,6 +55,7 @@ class LoadedModel:
     info: ModelInfo
     samplers: SamplerFactory
     rules: ContextRules
+    grammars: GrammarCompiler | None = None  # None: it writes no text
     embedding: EmbeddingWork | None = None  # instead of text
 
 
@@ -71,7 +74,9 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         return replace(loaded, info=msgspec.structs.replace(loaded.info, load_s=time.perf_counter() - started))
     if not model.can_generate:
         raise LoadFailed(f"{options.path} is no text-generation model (architecture {model.architecture})")
-    prompts = PromptReader(model.vocabulary, _template(options, model, watch))
+    template = _template(options, model, watch)
+    chat = None if template is None else Chat(template, options.tool_format, options.reasoning_format)
+    prompts = PromptReader(model.vocabulary, chat)
     sizes = context_options(options, model.trained_context)
     adapters = LlamaAdapters(model, options.lora)
     context = LlamaContext(model, sizes)
@@ -96,15 +101,18 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         context_policy=rules.policy,
         n_keep=rules.num_keep,
         can_shift=rules.can_shift,
-        has_chat_template=prompts.has_template,
+        has_chat_template=chat is not None,
         has_infill=model.vocabulary.infill is not None,
         gpu=gpu,
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
         load_s=time.perf_counter() - started,
         lora=adapters.names,
+        tool_format=chat.tool_format if chat else None,
+        reasoning_format=chat.reasoning_format if chat else None,
     )
     engine = _engine(runner, context, sizes, options, info)
-    return LoadedModel(model, engine, prompts, info, runner.samplers, rules)
+    grammars = GrammarCompiler(model.vocabulary)
+    return LoadedModel(model, engine, prompts, info, runner.samplers, rules, grammars)
 
 
 def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, options: LoadOptions) -> LoadedModel:
@@ -119,7 +127,7 @@ def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, opti
     prompts = PromptReader(model.vocabulary, None)
     work = embedding_work(prompts, model, info)
     rules = context_rules(info.context, "error", 0, can_shift=False)
-    return LoadedModel(model, engine, prompts, info, SamplerFactory(model.vocabulary), rules, work)
+    return LoadedModel(model, engine, prompts, info, SamplerFactory(model.vocabulary), rules, embedding=work)
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:

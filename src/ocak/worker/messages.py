@@ -18,6 +18,7 @@ from ocak.core.placement import TensorOverride
 from ocak.core.request import ContextPolicy, GenerateRequest, Prompt
 from ocak.core.rope import RopeOptions
 from ocak.core.status import EngineStats, ModelInfo
+from ocak.worker.formats.styles import ReasoningFormat, ToolFormat
 
 
 class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +48,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, str | int | float | bool] = {}
     embedding: bool = False  # embed with a model that could write text too
     pooling: str = "auto"  # what the model file says; mean, cls, last, rank; none: write text
+    tool_format: ToolFormat | None = None  # how the model writes calls; None: as its template shows
+    reasoning_format: ReasoningFormat | None = None  # how it writes what it thinks; None: as its template shows
 
 
 # front to worker

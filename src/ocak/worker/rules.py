@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ocak.core.errors import InvalidRequest
 from ocak.core.request import GenerateRequest
-from ocak.engine.rules import TokenRules
+from ocak.engine.rules import Grammar, TokenRules
 
 
 class Words(Protocol):
@@ -20,14 +20,21 @@ class Words(Protocol):
 
 
 def end_tokens(request: GenerateRequest, vocabulary: Words) -> frozenset[int]:
-    """Return the tokens that end the answer. Raises `InvalidRequest` for an id that the model does not have."""
+    """Return the tokens that end the answer. Raises `InvalidRequest` for an id that the model does not have.
+
+    Nothing can follow the end of a grammar, so there the model's own always do.
+    """
     stop = request.stopping.stop_token_ids
     _check("stop_token_ids", stop, vocabulary.size)
-    return frozenset(stop) | (frozenset() if request.stopping.ignore_eos else vocabulary.end_tokens)
+    goes_on = request.stopping.ignore_eos and request.constraint is None
+    return frozenset(stop) | (frozenset() if goes_on else vocabulary.end_tokens)
 
 
-def token_rules(request: GenerateRequest, vocabulary: Words) -> TokenRules:
-    """Return what the request rules out. Raises `InvalidRequest` for unknown ids, and where nothing is left."""
+def token_rules(request: GenerateRequest, vocabulary: Words, grammar: Grammar | None = None) -> TokenRules:
+    """Return what the request and its compiled constraint rule out.
+
+    Raises `InvalidRequest` for unknown ids, and where nothing is left.
+    """
     sampling = request.sampling
     allowed = sampling.allowed_token_ids
     _check("logit_bias", sampling.logit_bias, vocabulary.size)
@@ -37,11 +44,13 @@ def token_rules(request: GenerateRequest, vocabulary: Words) -> TokenRules:
         bad_words=frozenset(run for word in sampling.bad_words for run in _spellings(word, vocabulary)),
         end_tokens=end_tokens(request, vocabulary),
         min_tokens=request.stopping.min_tokens,
+        grammar=grammar,
+        avoided=vocabulary.end_tokens if grammar is not None and request.stopping.ignore_eos else frozenset(),
     )
     if not rules.leaves_a_token(vocabulary.size):
         raise InvalidRequest(
             "no token is left that may begin the answer: allow more with allowed_token_ids, or forbid less with "
-            "bad_words and min_tokens",
+            "bad_words, min_tokens and the grammar",
             param="bad_words" if allowed is None else "allowed_token_ids",
         )
     return rules

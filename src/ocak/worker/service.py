@@ -26,10 +26,12 @@ from ocak.core.errors import (
 )
 from ocak.core.request import GenerateRequest, TokenPrompt
 from ocak.engine.sequence import Sequence
+from ocak.llama.grammar import LlamaGrammar
 from ocak.worker.channel import Channel, ChannelClosed
 from ocak.worker.embedding import NOT_AN_EMBEDDER
 from ocak.worker.engine_loop import Answer, EngineLoop
 from ocak.worker.fitting import check_context, check_length, fit
+from ocak.worker.grammars import Grammars
 from ocak.worker.loading import LoadedModel, load
 from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import (
@@ -78,6 +80,7 @@ class Worker:
         self._progress = 0.0
         self._loaded: LoadedModel  # from the end of the load
         self._engine_loop: EngineLoop
+        self._grammars: Grammars | None = None
 
     async def run(self) -> None:
         """Serve until the front closes the socket, which is noticed while loading too."""
@@ -109,6 +112,7 @@ class Worker:
             self._channel.send(Rejected(to_wire(LoadFailed(f"{type(error).__name__}: {error}"))))
             return
         piece = self._loaded.model.vocabulary.piece
+        self._grammars = None if self._loaded.grammars is None else Grammars(self._loaded.grammars)
         self._engine_loop = EngineLoop(self._loaded.engine, piece, self._publish, self._step_watch)
         self._engine_thread.submit(self._engine_loop.run)
         self._channel.send(Loaded(self._loaded.info))
@@ -146,10 +150,12 @@ class Worker:
 
     async def _submit(self, handle: int, request: GenerateRequest) -> None:
         with self._refusing(handle):
+            request = self._loaded.prompts.constrained(request)
+            grammar = await self._grammar(request)
             answer = (
-                self._answer(handle, request)
+                self._answer(handle, request, grammar)
                 if _is_quick(request)
-                else await self._loop.run_in_executor(self._prompts, self._answer, handle, request)
+                else await self._loop.run_in_executor(self._prompts, self._answer, handle, request, grammar)
             )
             self._engine_loop.start_answer(answer)
 
@@ -161,6 +167,11 @@ class Worker:
             sequence = await self._loop.run_in_executor(self._prompts, work.sequence, handle, request)
             answer = Answer(sequence, AnswerText(), embedding=work, dimensions=request.dimensions)
             self._engine_loop.start_answer(answer)
+
+    async def _grammar(self, request: GenerateRequest) -> LlamaGrammar | None:
+        if request.constraint is None or self._grammars is None:
+            return None
+        return await self._grammars.compiled(request.constraint, request.tenant)
 
     async def _reply(self, call: Tokenize | Detokenize) -> None:
         with self._refusing(call.handle):
@@ -184,7 +195,7 @@ class Worker:
             return Reply(call.handle, tokens=tuple(prompts.read(call.prompt, add_special=call.add_special)))
         return Reply(call.handle, text=prompts.write(call.tokens))
 
-    def _answer(self, handle: int, request: GenerateRequest) -> Answer:
+    def _answer(self, handle: int, request: GenerateRequest, grammar: LlamaGrammar | None) -> Answer:
         """Read the prompt and make a sequence of it; beside the loop, for a long one delays nobody else."""
         if self._loaded.embedding is not None:
             raise self._loaded.embedding.refuse_text()
@@ -193,7 +204,8 @@ class Worker:
         check_context(request, rules)
         if isinstance(request.prompt, TokenPrompt):
             check_length(len(request.prompt.tokens), request, rules)
-        tokens = self._loaded.prompts.read(request.prompt)
+        opening = self._loaded.prompts.open(request)
+        tokens = opening.tokens
         check_length(len(tokens), request, rules)
         echo = vocabulary.text(tokens) if request.echo else ""
         fitted = fit(tokens, request, rules)
@@ -212,7 +224,7 @@ class Worker:
             adapter=request.lora,
             root=(request.tenant, request.cache_salt, request.lora),
             num_logprobs=request.logprobs,
-            rules=token_rules(request, vocabulary),
+            rules=token_rules(request, vocabulary, grammar),
             num_prompt_logprobs=request.prompt_logprobs,
             window=fitted.window,
             num_dropped=fitted.num_dropped,
@@ -225,7 +237,7 @@ class Worker:
             check_size(len(tokens), request.prompt_logprobs)
             prompt = PromptReport(*names, tokens)
         text = AnswerText(request.stopping.stop, request.stopping.min_tokens)
-        return Answer(sequence, text, echo, logprobs, prompt)
+        return Answer(sequence, text, echo, logprobs, prompt, reader=opening.reader, marks=opening.marks)
 
     async def _beat(self) -> None:
         process = psutil.Process()

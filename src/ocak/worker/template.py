@@ -7,7 +7,9 @@ Not bounded: what filters make (`center`, `indent`); such a template ends its wo
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import jinja2
@@ -19,11 +21,14 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ocak.core.errors import InvalidRequest, LoadFailed
-from ocak.core.request import Message
+from ocak.core.request import Message, Tool
+from ocak.worker.formats.styles import knows_tools
 from ocak.worker.stopwatch import Stopwatch
+from ocak.worker.turns import Turn, as_tools, as_turns, in_plain_text
 
 MAX_CHARACTERS = 32 * 1024 * 1024
 MAX_POWER = 64  # of an exponent
+MAX_INDENT = 16  # of JSON
 
 TemplateValue = str | int | float | bool
 
@@ -34,6 +39,7 @@ class ChatTemplate:
 
         Raises `LoadFailed`.
         """
+        self.source = source
         self._constants = dict(constants)
         self._watch = watch
         try:
@@ -42,20 +48,39 @@ class ChatTemplate:
         except Exception as error:  # noqa: BLE001 - foreign code: whatever it does wrong is its own
             raise LoadFailed(f"the chat template does not compile: {_describe(error)}") from error
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """Return the conversation as the model wants to read it, ready for the assistant's turn.
 
-        Raises `InvalidRequest` when the template does not take these messages.
+        What the template refuses in one shape is tried in the next. Raises `InvalidRequest`, with the first
+        refusal, when it takes these messages in none.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        values = {**self._constants, "messages": turns, "add_generation_prompt": True}
+        shapes = self._shapes(messages, tools)
         try:
-            with self._watch.running():
-                return _joined(self._template.generate(values))
+            return self._render(next(shapes))
         except Exception as error:  # noqa: BLE001 - foreign code: whatever it does wrong is its own
+            for shape in shapes:
+                with suppress(Exception):
+                    return self._render(shape)
             raise InvalidRequest(
                 f"the model's chat template refused these messages: {_describe(error)}", param="messages"
             ) from error
+
+    def _shapes(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Turn]:
+        """Yield what the template reads, the usual shape first."""
+        has_calls = any(message.tool_calls for message in messages)
+        if knows_tools(self.source):
+            given = {"tools": as_tools(tools)}
+            yield {"messages": as_turns(messages), **given}
+            if has_calls:
+                yield {"messages": as_turns(messages, text_arguments=True), **given}
+            return
+        yield {"messages": as_turns(in_plain_text(messages, tools))}
+        if tools:  # some know no system message
+            yield {"messages": as_turns(in_plain_text(messages, tools, role="user"))}
+
+    def _render(self, shape: Turn) -> str:
+        with self._watch.running():
+            return _joined(self._template.generate({**self._constants, **shape, "add_generation_prompt": True}))
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -93,6 +118,7 @@ def _environment() -> _Sandbox:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     environment.globals.update(raise_exception=_raise, strftime_now=_strftime_now)
+    environment.filters["tojson"] = _tojson
     return environment
 
 
@@ -117,6 +143,19 @@ def _describe(error: Exception) -> str:
 
 def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateRuntimeError(message)
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as Hugging Face's templates get it: jinja's own sorts keys, and escapes for web pages."""
+    if indent is not None and not 0 <= indent <= MAX_INDENT:
+        raise SecurityError(f"an indent above {MAX_INDENT}")
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _strftime_now(pattern: str) -> str:

@@ -52,13 +52,13 @@ class AnswerText:
             _, start = min(found)
             safe, self._held = self._held[:start], ""
             return safe
-        keep = max(_overlap(self._held, stop) for stop in self._stop)
+        keep = max(overlap(self._held, stop) for stop in self._stop)
         split = len(self._held) - keep
         safe, self._held = self._held[:split], self._held[split:]
         return safe
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Return the length of the longest end of `text` with which `stop` could begin."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
