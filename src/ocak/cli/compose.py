@@ -82,6 +82,7 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         context_policy=model.context_policy,
         n_keep=model.n_keep,
         batch_tokens=model.batch_tokens,
+        step_target_s=model.inter_token_ms / 1000,
         prefix_cache=model.prefix_cache,
         cache_ram_bytes=model.cache_ram * 2**20,
         threads=model.threads,
