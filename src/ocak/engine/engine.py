@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
@@ -19,6 +19,7 @@ from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, RunFailed, Runn
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Copy, Forget, Keep, Move, Restore, Save, Shift, Trim
+from ocak.engine.speculation import Speculator
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,16 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A token followed; `reason` says why it was the last one, if it was; `logprobs` are there if asked for."""
+    """A token followed; `reason` says why it was the last one, if it was; `logprobs` are there if asked for.
+
+    `num_behind` tokens of the same answer came with it and follow.
+    """
 
     sequence: Sequence
     token: int
     reason: FinishReason | None
     logprobs: Logprobs | None
+    num_behind: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,13 @@ Output = Admitted | Sampled | Broken
 
 
 class Engine:
-    def __init__(self, runner: Runner, limits: SchedulerLimits, *, step_target_s: float = 0.2) -> None:
+    def __init__(
+        self, runner: Runner, limits: SchedulerLimits, *, step_target_s: float = 0.2, speculates: bool = False
+    ) -> None:
         self._runner = runner
         self._scheduler = Scheduler(limits)
         self._pacer = Pacer(step_target_s, limits.batch_tokens)
+        self._speculator = Speculator() if speculates and limits.reuse == "parts" else None
         self._in_prefill: int | None = None  # the sequence that has the running batch to itself
         self._num_steps = 0
         self._num_prompt_tokens = 0
@@ -70,13 +78,19 @@ class Engine:
         assert sequence.window is None or sequence.window.context <= context
         self._scheduler.add(sequence)
 
-    def finish(self, sequence: Sequence, keep: Keep = "host") -> None:
+    def finish(self, sequence: Sequence, keep: Keep = "host", num_surplus: int = 0) -> None:
         """End a sequence now: stopped, cancelled or left by its client. Ending it again does nothing.
 
-        What it computed may be kept as a prefix for others: in its slot, and if worth it in host memory.
+        What it computed may be kept as a prefix for others: in its slot, and if worth it in host memory. The last
+        `num_surplus` tokens came after its end and are unsaid.
         """
+        if num_surplus:
+            self._make(self._scheduler.take_back(sequence, num_surplus))
+            self._num_generated -= num_surplus
         if sequence.is_finished:
             return
+        if self._speculator is not None:
+            self._speculator.forget(sequence)
         sequence.is_finished = True
         self._make(self._scheduler.remove(sequence, keep))
         if sequence.sampler is not None:
@@ -94,9 +108,10 @@ class Engine:
         """Compute one batch and return what came of it."""
         started = time.perf_counter()
         batch = self._schedule()
+        guesses = self._guess(batch)
         outputs: list[Output] = [Admitted(sequence) for sequence in batch.admitted]
         try:
-            tokens = self._run(batch)
+            tokens = self._run(batch, guesses)
         except Aborted:
             self._make(self._scheduler.rewind(batch))
         except NoRoom as error:
@@ -104,8 +119,8 @@ class Engine:
         except RunFailed as error:
             outputs += self._break(batch, str(error))
         else:
-            outputs += self._apply(batch, tokens)
-            self._pacer.observe(batch.num_tokens if batch.is_prefill else 0, time.perf_counter() - started)
+            outputs += self._confirm(batch, guesses, tokens) if guesses else self._apply(batch, tokens)
+            self._observe(batch, len(guesses), len(tokens) - 1, time.perf_counter() - started)
         self._num_steps += 1
         return outputs
 
@@ -113,6 +128,20 @@ class Engine:
         batch = self._scheduler.schedule(self._pacer.prefill_tokens)
         self._make(batch.moves)
         return batch
+
+    def _guess(self, batch: Batch) -> list[int]:
+        """Return guesses for a sequence that decodes while nobody else does."""
+        if self._speculator is None or batch.is_prefill or len(self._scheduler.running) != 1 or not batch.rows:
+            return []
+        sequence = batch.rows[0][0]
+        context = self._scheduler.limits.context if sequence.window is None else sequence.window.context
+        spare = min(self._scheduler.slots.cells.num_free, self._scheduler.limits.batch_tokens) - 1
+        return self._speculator.guess(sequence, min(spare, context - len(sequence.tokens)))
+
+    def _observe(self, batch: Batch, num_guessed: int, num_right: int, seconds: float) -> None:
+        self._pacer.observe(batch.num_tokens if batch.is_prefill else 0, seconds)
+        if self._speculator is not None and not batch.is_prefill and len(batch.rows) == 1:
+            self._speculator.observe(num_guessed, num_right, seconds)
 
     def _make(self, moves: Iterable[Move]) -> None:
         for move in moves:
@@ -142,8 +171,12 @@ class Engine:
         except RunFailed:
             self._make(self._scheduler.lose(slot, key))
 
-    def _run(self, batch: Batch) -> list[int]:
+    def _run(self, batch: Batch, guesses: list[int]) -> list[int]:
         chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
+        if guesses:
+            chunks = [
+                replace(chunk, tokens=[*chunk.tokens, *guesses], num_guesses=len(guesses)) for chunk in chunks
+            ]
         is_alone = batch.is_prefill and len(batch.rows) == 1
         self._in_prefill = batch.rows[0][0].id if is_alone else None
         try:
@@ -170,6 +203,19 @@ class Engine:
             if sequence.num_pending == 0:
                 outputs.append(self._append(sequence, tokens[place], place))
                 place += 1
+        return outputs
+
+    def _confirm(self, batch: Batch, guesses: list[int], tokens: list[int]) -> list[Output]:
+        """Take the guesses that were right, and the token behind them; the cells of the others go."""
+        ((sequence, count),) = batch.rows
+        assert sequence.slot is not None and len(tokens) <= len(guesses) + 1
+        self._runner.trim(sequence.slot, sequence.num_computed + count + len(tokens) - 1)
+        self._scheduler.advance(batch)
+        outputs: list[Output] = []
+        for place, token in enumerate(tokens):
+            if place:
+                self._scheduler.confirm(sequence)
+            outputs.append(replace(self._append(sequence, token, place), num_behind=len(tokens) - 1 - place))
         return outputs
 
     def _append(self, sequence: Sequence, token: int, place: int) -> Sampled:
@@ -212,6 +258,8 @@ class Engine:
             decode_s=self._runner.decode_s,
             prompt_tokens=self._num_prompt_tokens,
             generation_tokens=self._num_generated,
+            guessed_tokens=0 if self._speculator is None else self._speculator.num_guessed,
+            right_guesses=0 if self._speculator is None else self._speculator.num_right,
         )
 
     def check_integrity(self) -> None:

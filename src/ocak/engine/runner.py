@@ -25,6 +25,7 @@ class Chunk:
     start: int  # position of the first token
     tokens: Rows[int]
     sampler: Sampler | None
+    num_guesses: int = 0  # of the tokens, the last ones: the sampler says whether they are right
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,10 @@ class Runner(Protocol):
         ...
 
     def run(self, chunks: Rows[Chunk]) -> list[int]:
-        """Compute every chunk; return one token for each that has a sampler, in order. Raises `RunFailed`."""
+        """Compute every chunk; return one token for each that has a sampler, in order. Raises `RunFailed`.
+
+        A chunk with guesses has the batch to itself; it gives those that were right, and one token more.
+        """
         ...
 
     def abort(self) -> None:
@@ -144,7 +148,8 @@ class FakeRunner:
         if self.num_cells is not None and self.num_used + sum(len(c.tokens) for c in chunks) > self.num_cells:
             raise NoRoom("the cells are used up")
         self.batches.append(list(chunks))
-        self.picked = [token for chunk in chunks if (token := self._run_chunk(chunk)) is not None]
+        assert len(chunks) == 1 or not any(chunk.num_guesses for chunk in chunks)
+        self.picked = [token for chunk in chunks for token in self._run_chunk(chunk)]
         return self.picked
 
     def logprobs(self, place: int, token: int, count: int) -> Logprobs:
@@ -191,14 +196,22 @@ class FakeRunner:
     def num_used(self) -> int:
         return len({id(cell) for cells in self.cells.values() for cell in cells})
 
-    def _run_chunk(self, chunk: Chunk) -> int | None:
+    def _run_chunk(self, chunk: Chunk) -> list[int]:
         cells = self.cells.setdefault(chunk.slot, [])
         assert chunk.start == len(cells), "a gap or an overlap in the positions"
         cells.extend(FakeCell(token) for token in chunk.tokens)
         if not isinstance(chunk.sampler, FakeSampler):
-            return None
+            return []
         assert not chunk.sampler.is_closed
-        return (
-            zlib.crc32(repr(([cell.token for cell in cells], chunk.sampler.sampling.seed)).encode())
-            % self.num_vocab
-        )
+        first = len(cells) - chunk.num_guesses
+        picked = [self.next_token([cell.token for cell in cells[:first]], chunk.sampler.sampling.seed)]
+        for cell in cells[first:]:
+            if cell.token != picked[-1]:
+                break
+            first += 1
+            picked.append(self.next_token([cell.token for cell in cells[:first]], chunk.sampler.sampling.seed))
+        return picked
+
+    def next_token(self, tokens: list[int], seed: int | None) -> int:
+        """What the model says after these tokens."""
+        return zlib.crc32(repr((tokens, seed)).encode()) % self.num_vocab

@@ -18,6 +18,7 @@ from ocak.core.errors import LoadFailed
 from ocak.engine.padding import TILE
 from ocak.engine.runner import Aborted, Chunk, NoRoom, RunFailed
 from ocak.engine.slots import Reuse
+from ocak.engine.speculation import MOST_GUESSES
 from ocak.llama import library
 from ocak.llama.model import LlamaModel
 
@@ -132,9 +133,10 @@ class LlamaContext:
             self._slots[start:end] = chunk.slot
             self._outputs[start:end] = 0
             if chunk.sampler is not None:
-                self._outputs[last] = 1
-                outputs.append(Output(last, num_before))
-                num_before += 1
+                for row in range(last - chunk.num_guesses, last + 1):
+                    self._outputs[row] = 1
+                    outputs.append(Output(row, num_before))
+                    num_before += 1
             elif num_extra:
                 self._outputs[start] = 1
                 num_extra -= 1
@@ -177,7 +179,7 @@ class LlamaContext:
         """A view of the last pass's logits: outputs x vocabulary; rows beyond the last output mean nothing."""
         address = ctypes.addressof(c.llama_get_logits(self.pointer).contents)
         if address != self._logits_address:
-            size = (self.num_slots + TILE) * self._num_vocab
+            size = most_outputs(self.num_slots) * self._num_vocab
             flat: NDArray[np.float32] = np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
             self._logits, self._logits_address = flat.reshape(-1, self._num_vocab), address
         return self._logits
@@ -242,7 +244,7 @@ def _params(options: ContextOptions) -> object:
     )
     params.n_batch = params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.num_slots
-    params.n_outputs_max = options.num_slots + TILE
+    params.n_outputs_max = most_outputs(options.num_slots)
     params.n_threads = params.n_threads_batch = options.threads
     params.type_k = params.type_v = library.KV_TYPES[options.kv_type]
     params.flash_attn_type = library.FLASH_ATTENTION[options.flash_attn]
@@ -251,6 +253,11 @@ def _params(options: ContextOptions) -> object:
     params.swa_full = False
     params.no_perf = True
     return params
+
+
+def most_outputs(num_slots: int) -> int:
+    """Rows of logits: one for each slot and to fill a tile, or those of guesses."""
+    return max(num_slots + TILE, MOST_GUESSES + 1)
 
 
 def pad_cells(cells: int) -> int:

@@ -51,8 +51,10 @@ class LlamaRunner:
             self._team.spread()
         for chunk in chunks:
             self._lengths[chunk.slot] = chunk.start + len(chunk.tokens)
-        samplers = [chunk.sampler for chunk in chunks if isinstance(chunk.sampler, LlamaSampler)]
         self._outputs = outputs
+        if len(chunks) == 1 and chunks[0].num_guesses:
+            return self._verify(chunks[0], outputs)
+        samplers = [chunk.sampler for chunk in chunks if isinstance(chunk.sampler, LlamaSampler)]
         return self._sample(samplers, outputs)
 
     def abort(self) -> None:
@@ -165,3 +167,14 @@ class LlamaRunner:
             sampler.pick(self._context.pointer, output.row, logits[output.index])
             for sampler, output in zip(samplers, outputs, strict=True)
         ]
+
+    def _verify(self, chunk: Chunk, outputs: list[Output]) -> list[int]:
+        """Pick place after place for as long as the guesses agree."""
+        assert isinstance(chunk.sampler, LlamaSampler)
+        picked: list[int] = []
+        guesses = chunk.tokens[len(chunk.tokens) - chunk.num_guesses :]
+        for output, guess in zip(outputs, [*guesses, None], strict=True):
+            picked += self._sample([chunk.sampler], [output])
+            if picked[-1] != guess:
+                break
+        return picked
