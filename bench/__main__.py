@@ -25,6 +25,7 @@ ON_THE_SHAPE_MODEL = (
     "one_by_one",
     "lookup",
     "disconnects",
+    "shift",
 )
 NAMES = ("startup", "overhead", "state_leak", *ON_THE_SHAPE_MODEL)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -101,6 +102,16 @@ def test_a_stream_tells_in_its_header_what_the_prompt_loses(client: OpenAI) -> N
     assert last.usage.prompt_tokens_details.dropped_tokens == expected(1000 + 4)
 
 
+@pytest.mark.parametrize("length", [CONTEXT - 1, CONTEXT, CONTEXT + 1])
+def test_a_streams_header_is_exact_where_the_answer_is_the_first_to_shift(client: OpenAI, length: int) -> None:
+    body = {"context_policy": "shift"}
+    raw = client.completions.with_raw_response.create(
+        model="tiny", prompt=prompt(length), max_tokens=9, stream=True, extra_body=body
+    )
+    assert len(list(raw.parse())) > 1
+    assert raw.headers.get("x-ocak-dropped-tokens") == (str(STEP) if length > CONTEXT else None)
+
+
 def test_a_truncated_prompt_answers_as_its_ends_do(client: OpenAI) -> None:
     whole, n_keep, max_tokens = prompt(900), 50, 30
     cut = whole[:n_keep] + whole[n_keep - (CONTEXT - max_tokens) :]
@@ -166,3 +177,40 @@ def test_a_model_that_cannot_shift_says_so_to_its_owner_and_to_its_callers(tmp_p
                 model="mamba", prompt=prompt(3), max_tokens=1, extra_body={"context_policy": "shift"}
             )
         assert caught.value.param == "context_policy"
+
+
+FILLER = "The ferry leaves the harbour twice a day, once before breakfast and once when the shops close. "
+
+
+@pytest.mark.parametrize("layout", [(), ("--kv-cells", "600")], ids=["split", "unified and over-committed"])
+def test_what_is_kept_and_what_is_near_is_remembered_and_neighbours_notice_nothing(
+    layout: tuple[str, ...],
+) -> None:
+    """Long prompts shift, some of their clients leave, and beside them code words are told and asked for."""
+    words = ["falcon", "lantern", "velvet", "anchor"]
+    sizes = ("--context", "256", "--parallel", "4", "--n-keep", "48")
+    with serving("--context-policy", "shift", *sizes, *layout) as running, ThreadPoolExecutor(12) as threads:
+        client = OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+
+        def ask(before: str, word: str, after: str) -> str:
+            text = f"{before}The code word is {word}. {after}What is the code word?"
+            answer = client.chat.completions.create(
+                model="embedded", messages=[{"role": "user", "content": text}], temperature=0, max_tokens=16
+            )
+            return answer.choices[0].message.content or ""
+
+        def leave() -> None:
+            body = {"model": "embedded", "prompt": FILLER * 200, "stream": True, "max_tokens": 500}
+            with client.completions.create(**body):  # type: ignore[call-overload]
+                pass
+
+        leavers = [threads.submit(leave) for _ in range(4)]
+        kept = [threads.submit(ask, "", word, FILLER * 60) for word in words]
+        near = [threads.submit(ask, FILLER * 60, word, FILLER) for word in words]
+        short = [threads.submit(ask, "", word, FILLER * 2) for word in words]
+        for asked in (kept, near, short):
+            assert [future.result() for future in asked] == [f"The code word is {word}." for word in words]
+        for leaver in leavers:
+            leaver.result()
+        engine = running.get("/models/status")["models"][0]["engine"]
+        assert engine["kv_cells_used"] == engine["slots_used"] == 0

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import pytest
 from gguf import GGUFWriter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from llama_cpp import llama_cpp as c
 from tests.models import TinyModel, write_model
 
@@ -280,4 +282,47 @@ def test_positions_stay_within_the_context_however_long_the_prompt(model: LlamaM
         assert c.llama_memory_seq_pos_max(c.llama_get_memory(context.pointer), 0) < CONTEXT
     assert served.usage.prompt_tokens == 5000
     assert served.tokens[:4] == prompt[:4] and served.tokens[4:-3] == prompt[4 + served.num_dropped :]
+    context.close()
+
+
+jobs = st.lists(
+    st.tuples(
+        st.integers(1, 150),  # tokens of the prompt, all of which begin alike
+        st.sampled_from([None, 0, 4, 20]),  # kept ones
+        st.integers(1, 80),  # tokens of the answer
+        st.none() | st.integers(0, 25),  # steps until its client leaves
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(jobs, st.sampled_from([SPLIT, UNIFIED, CONTEXT + 10]), st.sampled_from(["f16", "q8_0"]))
+def test_llama_holds_what_the_engine_counts_whoever_shifts_leaves_or_is_preempted(
+    model: LlamaModel, work: list[tuple[int, int | None, int, int | None]], kv_cells: int, kv_type: str
+) -> None:
+    sizes = options(kv_cells, kv_type=kv_type, flash_attn="on")
+    context = LlamaContext(model, sizes)
+    memory = c.llama_get_memory(context.pointer)
+    engine = engine_of(model, context, sizes)
+    leaving: list[tuple[int, Sequence]] = []
+    for index, (length, keep, max_tokens, leaves_after) in enumerate(work):
+        prompt = LONG[: length if keep is not None else min(length, CONTEXT - 1)]
+        each = sequence(index, prompt, keep=None if keep is None else min(keep, length), max_tokens=max_tokens)
+        engine.submit(each)
+        if leaves_after is not None:
+            leaving.append((index + leaves_after, each))
+    step = 0
+    while engine.has_work:
+        for _, each in [pair for pair in leaving if pair[0] <= step]:
+            engine.finish(each, "slot")
+        if engine.has_work:
+            engine.step()
+        engine.check_integrity()
+        cells = engine._scheduler.slots.cells
+        held = [cells.length(slot) for slot in range(sizes.num_slots)]
+        assert [c.llama_memory_seq_pos_max(memory, slot) + 1 for slot in range(sizes.num_slots)] == held
+        assert all(c.llama_memory_seq_pos_min(memory, slot) == 0 for slot in range(sizes.num_slots) if held[slot])
+        step += 1
     context.close()

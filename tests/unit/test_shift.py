@@ -169,7 +169,7 @@ def test_what_a_prompt_loses_is_known_before_it_begins(length: int, keep: int) -
     job = Job(tuple(i % 97 for i in range(length)), min(keep, length), max_tokens=1)
     foretold = sequence(0, job).num_prompt_dropped
     _, [served], _, engine = serve([job], limits(1, 16))
-    assert served.usage.dropped_tokens == foretold
+    assert served.usage.dropped_tokens == foretold == served.num_prompt_dropped
     assert engine.stats().prompt_tokens == length
 
 
@@ -263,3 +263,21 @@ def test_who_waits_for_a_prefix_does_not_wait_for_one_that_has_shifted_away() ->
     engine.finish(third)
     engine.step()
     assert second.slot is not None
+
+
+def test_an_endless_prompt_holds_nobody_up_for_longer_than_a_context() -> None:
+    endless, short = (
+        sequence(i, job) for i, job in enumerate([Job(tuple(range(90)) * 50), Job(tuple(range(20)))])
+    )
+    engine = Engine(FakeRunner(), limits(2, 8))
+    engine.submit(endless)
+    engine.step()
+    engine.submit(short)
+    num_steps = 0
+    while short.in_prefill:
+        engine.step()
+        num_steps += 1
+    assert num_steps <= (CONTEXT + len(short.tokens)) // 8 + 2
+    while not endless.is_finished:
+        engine.step()
+    assert endless.num_generated == 8

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ocak.api.choices import complete_all, concurrency, streams
@@ -17,13 +17,20 @@ from ocak.api.exchange import Exchange
 from ocak.api.failures import heard, in_band
 from ocak.api.json_body import decode
 from ocak.api.merge import Merge, Ready
-from ocak.api.openai_answers import DONE, ChatFormat, CompletionFormat, Format, total_usage
+from ocak.api.openai_answers import (
+    DONE,
+    ChatFormat,
+    CompletionFormat,
+    Format,
+    PromptTelling,
+    total_usage,
+)
 from ocak.api.openai_requests import Origin, chat_requests, completion_requests
 from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody
 from ocak.api.presence import present
 from ocak.api.unsupported import check_others, ignored_header
 from ocak.core.errors import WorkerLost
-from ocak.core.events import Delta, Finished, Started, Usage
+from ocak.core.events import Delta, Finished, PromptScored, PromptToken, Started, Usage
 from ocak.core.request import DEFAULT_TENANT, GenerateRequest
 from ocak.gateway.gateway import Gateway
 
@@ -33,7 +40,7 @@ STREAM_HEADERS: tuple[Header, ...] = ((b"cache-control", b"no-cache"), (b"x-acce
 
 
 class FormatFactory(Protocol):
-    def __call__(self, model: str, *, include_usage: bool) -> Format: ...
+    def __call__(self, model: str, *, include_usage: bool, telling: PromptTelling) -> Format: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,8 @@ class Completions:
     def _origin(self, exchange: Exchange, body: CommonBody) -> Origin:
         key = self._gateway.resolve(body.model).key
         exchange.note.model = key
-        return Origin(exchange.request_id, key, exchange.tenant or DEFAULT_TENANT)
+        adapter = self._gateway.adapter(body.model)
+        return Origin(exchange.request_id, key, exchange.tenant or DEFAULT_TENANT, adapter)
 
     async def _run(self, exchange: Exchange, job: Job) -> None:
         await (self._stream(exchange, job) if job.is_stream else self._whole(exchange, job))
@@ -107,7 +115,7 @@ def _job(
     model = body.model or requests[0].model
     return Job(
         requests=requests,
-        answer=kind(model, include_usage=include_usage),
+        answer=kind(model, include_usage=include_usage, telling=_telling(body)),
         n=body.n or 1,
         is_stream=bool(body.stream),
         include_usage=include_usage,
@@ -115,13 +123,18 @@ def _job(
     )
 
 
+def _telling(body: CommonBody) -> PromptTelling:
+    echoed = body.logprobs if isinstance(body, CompletionBody) and body.echo else None
+    return PromptTelling(body.prompt_logprobs, echoed)
+
+
 async def _write_chunks(exchange: Exchange, job: Job, merge: Merge, ready: Ready) -> bytes:
     """Write events as they come, several in one piece when several are there; return the stream's last bytes."""
     usages: dict[int, Usage] = {}
-    has_begun: set[int] = set()
+    begun = Begun()
     try:
         while ready:
-            if data := _chunks(job.answer, ready, has_begun, usages):
+            if data := _chunks(job.answer, ready, begun, usages):
                 await exchange.write(data)
             ready = await merge.ready()
         if len(usages) < len(job.requests):
@@ -137,16 +150,28 @@ async def _write_chunks(exchange: Exchange, job: Job, merge: Merge, ready: Ready
     return (job.answer.usage(usage) if job.include_usage else b"") + DONE
 
 
-def _chunks(answer: Format, ready: Ready, has_begun: set[int], usages: dict[int, Usage]) -> bytes:
+@dataclass(slots=True)
+class Begun:
+    """The choices that have begun, and the prompts' tokens that are told with their first texts."""
+
+    choices: set[int] = field(default_factory=set)
+    prompts: dict[int, list[PromptToken]] = field(default_factory=dict)
+
+
+def _chunks(answer: Format, ready: Ready, begun: Begun, usages: dict[int, Usage]) -> bytes:
     pieces: list[bytes] = []
     for index, event in ready:
         if type(event) is Started:
+            begun.prompts.pop(index, None)  # a prompt that another worker computes anew
             continue
-        if index not in has_begun:
-            has_begun.add(index)
+        if type(event) is PromptScored:
+            begun.prompts.setdefault(index, []).extend(event.tokens)
+            continue
+        if index not in begun.choices:
+            begun.choices.add(index)
             pieces.append(answer.first(index))
         if type(event) is Delta:
-            pieces.append(answer.text(index, event))
+            pieces.append(answer.text(index, event, begun.prompts.pop(index, ())))
         elif type(event) is Finished:
             usages[index] = event.usage
             pieces.append(answer.last(index, event.reason))

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ocak.api.prompt_shapes import SHAPES
 from ocak.api.samplers_wire import Int, SamplersBody
 from ocak.core.request import ContextPolicy
 
@@ -57,6 +58,19 @@ class CommonBody(SamplersBody, frozen=True, kw_only=True):
     cache_salt: (
         Annotated[str, Meta(max_length=256, description="Cached prompts are shared under one salt alone.")] | None
     ) = None
+    lora: Annotated[str, Meta(max_length=64, description="The LoRA adapter that answers, by its name.")] | None = (
+        None
+    )
+    prompt_logprobs: (
+        Annotated[
+            Int,
+            Meta(
+                description="0 to 20: tell the log-probability of each of the prompt's tokens, and of as many "
+                "of the likeliest, as vLLM does; not with stream."
+            ),
+        ]
+        | None
+    ) = None
     context_policy: (
         Annotated[
             ContextPolicy,
@@ -77,19 +91,10 @@ LOGPROBS = (
     "penalties, temperature and other samplers; -9999.0 stands for minus infinity. Told is each token of which "
     "the text shows a part: not the end of the turn, nor what a stop string cuts off whole."
 )
-PROMPT_SCHEMA = {
-    "description": "Text, token ids, or a list of either.",
-    "oneOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}},
-        {"type": "array", "items": {"type": "integer"}},
-        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
-    ],
-}
 
 
 class CompletionBody(CommonBody, frozen=True, kw_only=True):
-    prompt: Annotated[msgspec.Raw, Meta(extra_json_schema=PROMPT_SCHEMA)]
+    prompt: Annotated[msgspec.Raw, Meta(extra_json_schema=SHAPES)]
     suffix: Annotated[str, Meta(description="Text after the hole to fill in.")] | None = None
     echo: bool | None = None
     logprobs: Annotated[Int, Meta(description=f"0 to 20: beside each token's own, {LOGPROBS}")] | None = None
@@ -114,12 +119,29 @@ class UsageBody(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokensDetails
 
 
+class RankedTokenBody(msgspec.Struct, frozen=True):
+    """vLLM's; `rank` 1 is the likeliest."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobsBody = Annotated[
+    list[dict[str, RankedTokenBody] | None],
+    Meta(description="For each token of the prompt, by token id: the token itself and the likeliest; first null."),
+]
+
+
 class CompletionLogprobs(msgspec.Struct, frozen=True):
-    """A list item for each token; `top_logprobs` has the likeliest tokens and the token itself."""
+    """A list item for each token; `top_logprobs` has the likeliest tokens and the token itself.
+
+    With `echo` the prompt's tokens come first, and of the very first nothing is known.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: Annotated[list[int], Meta(description="The token's first character in the choice's text.")]
 
 
@@ -128,6 +150,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     text: str
     finish_reason: str | None
     logprobs: CompletionLogprobs | None = None
+    prompt_logprobs: PromptLogprobsBody | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +195,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     message: AssistantMessage
     finish_reason: str
     logprobs: ChatLogprobs | None = None
+    prompt_logprobs: PromptLogprobsBody | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,3 +206,7 @@ class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: UsageBody
+    prompt_logprobs: (
+        Annotated[PromptLogprobsBody, Meta(description="The first choice's, where vLLM puts it.")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET

@@ -68,9 +68,14 @@ class _Table:
 
     def value(self, setting: Setting) -> object:
         value = setting.check(self.values[setting.name], f"{self.place}.{setting.name}")
-        if setting.is_path and self.folder and isinstance(value, str) and _is_relative(value):
-            return str(self.folder / value)
-        return value
+        return _resolved(value, self.folder) if setting.is_path and self.folder else value
+
+
+def _resolved(value: object, folder: Path) -> object:
+    """Read paths as relative to the file they are written in."""
+    if isinstance(value, dict):
+        return {name: _resolved(path, folder) for name, path in value.items()}
+    return str(folder / value) if isinstance(value, str) and _is_relative(value) else value
 
 
 def _is_relative(path: str) -> bool:

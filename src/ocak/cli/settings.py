@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from ocak.cli.adaptation_settings import AdaptationSettings
 from ocak.core.limits import INT32_MAX
 from ocak.core.request import ContextPolicy
 
@@ -67,7 +68,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     ] = "text"
 
 
-class ModelSettings(Struct, frozen=True, kw_only=True):
+class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
     """`[models.KEY]`: one model and how it is loaded."""
 
     provider: Annotated[
@@ -162,6 +163,13 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
     threads: Annotated[
         int, Meta(ge=0, le=1024, description="CPU threads; 0: every core", extra={"flags": ["-t"]})
     ] = 0
+    embedding: Annotated[
+        bool, Meta(description="make vectors with a model that could write text; an embedding model needs no flag")
+    ] = False
+    pooling: Annotated[
+        Literal["auto", "mean", "cls", "last", "rank", "none"],
+        Meta(description="what becomes a text's vector; auto: as the model file says, none: write text instead"),
+    ] = "auto"
     chat_template: Annotated[
         str,
         Meta(

@@ -134,6 +134,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stopping: Stopping = Stopping()
     echo: bool = False  # the answer begins with the prompt's own text
     logprobs: int | None = None  # tell each token's log-probability, and those of as many of the likeliest
+    prompt_logprobs: int | None = None  # the same of the prompt's tokens, told before the answer
+    lora: str = ""  # the adapter that answers; empty: the model alone
     tenant: str = DEFAULT_TENANT
     priority: int = 0  # lower ones go first, among the tenant's own
     context_policy: ContextPolicy | None = None  # None: the model's

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from ocak.core.embedding import ModelKind, Pooling
 from ocak.core.request import ContextPolicy
 
 ModelState = Literal["unloaded", "loading", "ready", "unresponsive", "restarting", "failed"]
@@ -68,6 +69,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     gpu: str | None  # the device in use; None on the CPU
     idle_gpu: str | None  # a GPU that this build of llama.cpp cannot use
     load_s: float
+    lora: tuple[str, ...] = ()  # the adapters that requests may name
+    kind: ModelKind = "text"
+    pooling: Pooling | None = None  # of an embedding model or a cross-encoder
+    embedding_length: int = 0  # numbers of its vectors
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 
 from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
+from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.pacing import Pacer
 from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Copy, Forget, Keep, Move, Restore, Save, Shift, Trim
+from ocak.engine.slots import Keep
 from ocak.engine.speculation import Speculator
 
 
@@ -51,7 +52,15 @@ class Broken:
     message: str
 
 
-Output = Admitted | Sampled | Broken
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The log-probabilities of the prompt's next tokens are known, from its second one on."""
+
+    sequence: Sequence
+    logprobs: tuple[Logprobs, ...]
+
+
+Output = Admitted | Scored | Sampled | Broken
 
 
 class Engine:
@@ -82,7 +91,7 @@ class Engine:
         """End a sequence now: stopped, cancelled or left by its client. Ending it again does nothing.
 
         What it computed may be kept as a prefix for others: in its slot, and if worth it in host memory. The last
-        `num_surplus` tokens came after its end and are unsaid.
+        `num_surplus` tokens came after its end and are unsaid; if it has ended already, they stay in the prefix.
         """
         if num_surplus:
             self._make(self._scheduler.take_back(sequence, num_surplus))
@@ -125,8 +134,10 @@ class Engine:
         return outputs
 
     def _schedule(self) -> Batch:
-        batch = self._scheduler.schedule(self._pacer.prefill_tokens)
+        num_groups = max(1, self._scheduler.num_decoding_groups)
+        batch = self._scheduler.schedule(self._pacer.prefill_tokens_among(num_groups))
         self._make(batch.moves)
+        self._runner.use_adapter(batch.adapter)
         return batch
 
     def _guess(self, batch: Batch) -> list[int]:
@@ -134,6 +145,8 @@ class Engine:
         if self._speculator is None or batch.is_prefill or len(self._scheduler.running) != 1 or not batch.rows:
             return []
         sequence = batch.rows[0][0]
+        if not sequence.is_scored:
+            return []
         context = self._scheduler.limits.context if sequence.window is None else sequence.window.context
         spare = min(self._scheduler.slots.cells.num_free, self._scheduler.limits.batch_tokens) - 1
         return self._speculator.guess(sequence, min(spare, context - len(sequence.tokens)))
@@ -188,11 +201,13 @@ class Engine:
         start = sequence.num_computed
         end = start + count
         assert sequence.slot is not None
+        rows = sequence.rows_to_score(start, end)
+        scored = range(rows.start - start, rows.stop - start) if rows else rows
         if end < len(sequence.tokens):
-            return Chunk(sequence.slot, start, sequence.tokens[start:end], None)
+            return Chunk(sequence.slot, start, sequence.tokens[start:end], None, scored)
         if sequence.sampler is None:
             sequence.sampler = self._runner.new_sampler(sequence.sampling, sequence.tokens, sequence.rules)
-        return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler)
+        return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler, scored)
 
     def _apply(self, batch: Batch, tokens: list[int]) -> list[Output]:
         outputs: list[Output] = []
@@ -200,6 +215,7 @@ class Engine:
         self._scheduler.advance(batch)
         for sequence, count in batch.rows:
             self._num_prompt_tokens += sequence.num_of_prompt(count)
+            outputs += self._score(sequence, sequence.num_computed - count)
             if sequence.num_pending == 0:
                 outputs.append(self._append(sequence, tokens[place], place))
                 place += 1
@@ -217,6 +233,17 @@ class Engine:
                 self._scheduler.confirm(sequence)
             outputs.append(replace(self._append(sequence, token, place), num_behind=len(tokens) - 1 - place))
         return outputs
+
+    def _score(self, sequence: Sequence, start: int) -> list[Scored]:
+        """Tell what the rows from `start` on say of the prompt's tokens behind them."""
+        rows = sequence.rows_to_score(start, sequence.num_computed)
+        slot, count = sequence.slot, sequence.num_prompt_logprobs
+        if not rows or slot is None or count is None:
+            return []
+        behind = (sequence.tokens[row + 1] for row in rows)
+        told = tuple(self._runner.prompt_logprobs(slot, place, t, count) for place, t in enumerate(behind))
+        sequence.num_scored += len(rows)
+        return [Scored(sequence, told)]
 
     def _append(self, sequence: Sequence, token: int, place: int) -> Sampled:
         self._num_generated += 1

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ocak.core.request import Sampling
 from ocak.engine.rules import NO_RULES, TokenRules
+
+MOST_SCORED = 32  # rows of one batch: a row of logits is as long as the vocabulary
 
 
 class Sampler(Protocol):
@@ -19,12 +21,16 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive tokens of one sequence in a batch; `sampler` is set when a token is to follow the last one."""
+    """Consecutive tokens of one sequence in a batch; `sampler` is set when a token is to follow the last one.
+
+    After each of the `scored` rows the prompt's next token is known, and its log-probability is asked for.
+    """
 
     slot: int
     start: int  # position of the first token
     tokens: Rows[int]
     sampler: Sampler | None
+    scored: range = range(0)
     num_guesses: int = 0  # of the tokens, the last ones: the sampler says whether they are right
 
 
@@ -34,6 +40,7 @@ class Logprobs:
 
     token: float
     likeliest: tuple[tuple[int, float], ...]  # ids and values, best first
+    rank: int = 0  # how many tokens are at least as likely as the one there; 0: not told
 
 
 class RunFailed(Exception):
@@ -60,6 +67,10 @@ class Runner(Protocol):
         """Return what picks the tokens that follow the prompt."""
         ...
 
+    def use_adapter(self, name: str) -> None:
+        """Have the next runs computed with this adapter; empty: with the model alone."""
+        ...
+
     def run(self, chunks: Rows[Chunk]) -> list[int]:
         """Compute every chunk; return one token for each that has a sampler, in order. Raises `RunFailed`.
 
@@ -73,6 +84,13 @@ class Runner(Protocol):
 
     def logprobs(self, place: int, token: int, count: int) -> Logprobs:
         """Return the log-probability of what the last run put at `place` of its list, and the `count` best."""
+        ...
+
+    def prompt_logprobs(self, slot: int, place: int, token: int, count: int) -> Logprobs:
+        """Return the log-probability of the prompt's token behind a scored row of the slot's last chunk, ranked.
+
+        `place` counts the chunk's scored rows.
+        """
         ...
 
     def trim(self, slot: int, keep: int) -> None:
@@ -103,6 +121,7 @@ class Runner(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class FakeCell:
     token: int
+    adapter: str = ""
 
 
 @dataclass(slots=True)
@@ -117,7 +136,9 @@ class FakeSampler:
 
 @dataclass(slots=True)
 class FakeRunner:
-    """A model whose next token depends on every token before it: any wrong cell changes the answer.
+    """A model whose next token depends on every token before it, and on the adapters that computed them.
+
+    So any wrong cell changes the answer.
 
     It keeps the tokens of each slot as its cells and asserts what a real cache needs: no gap in the positions,
     no stranger's cells, no more cells than there are.
@@ -127,7 +148,9 @@ class FakeRunner:
     num_cells: int | None = None
     shares_cells: bool = False
     cells: dict[int, list[FakeCell]] = field(default_factory=dict)
-    saved: dict[int, list[int]] = field(default_factory=dict)
+    saved: dict[int, list[FakeCell]] = field(default_factory=dict)
+    adapter: str = ""
+    adapters: list[str] = field(default_factory=list)  # of every batch
     samplers: list[FakeSampler] = field(default_factory=list)
     failures: list[RunFailed] = field(default_factory=list)  # raised by the next runs, one each
     batches: list[list[Chunk]] = field(default_factory=list)
@@ -145,10 +168,13 @@ class FakeRunner:
         assert [chunk.slot for chunk in chunks] == sorted({chunk.slot for chunk in chunks}), "not ordered by slot"
         if self.failures:
             raise self.failures.pop(0)
+        assert sum(len(chunk.scored) for chunk in chunks) <= MOST_SCORED
         if self.num_cells is not None and self.num_used + sum(len(c.tokens) for c in chunks) > self.num_cells:
             raise NoRoom("the cells are used up")
         self.batches.append(list(chunks))
-        assert len(chunks) == 1 or not any(chunk.num_guesses for chunk in chunks)
+        guessing = [chunk for chunk in chunks if chunk.num_guesses]
+        assert not guessing or (len(chunks) == 1 and not guessing[0].scored)
+        self.adapters.append(self.adapter)
         self.picked = [token for chunk in chunks for token in self._run_chunk(chunk)]
         return self.picked
 
@@ -157,6 +183,18 @@ class FakeRunner:
         assert self.picked[place] == token, "another place of the batch"
         self.num_logprobs += 1
         return Logprobs(-float(token), tuple((other, -float(other)) for other in range(count)))
+
+    def prompt_logprobs(self, slot: int, place: int, token: int, count: int) -> Logprobs:
+        """A token's depends on all cells up to its row, and on itself."""
+        chunk = next(chunk for chunk in self.batches[-1] if chunk.slot == slot)
+        row = chunk.scored[place]
+        assert row < len(chunk.tokens)
+        cells = [cell.token for cell in self.cells[slot][: chunk.start + row + 1]]
+        likeliest = tuple((other, -float(other)) for other in range(count))
+        return Logprobs(-float(zlib.crc32(repr((cells, token)).encode())), likeliest, token)
+
+    def use_adapter(self, name: str) -> None:
+        self.adapter = name
 
     def abort(self) -> None:
         self.num_aborts += 1
@@ -178,16 +216,16 @@ class FakeRunner:
         assert not self.cells.get(slot), "a copy into a slot that holds something"
         assert 0 < count <= len(self.cells[source]), "a copy of what is not there"
         copied = self.cells[source][:count]
-        self.cells[slot] = copied if self.shares_cells else [FakeCell(cell.token) for cell in copied]
+        self.cells[slot] = copied if self.shares_cells else [replace(cell) for cell in copied]
 
     def save(self, slot: int, key: int) -> None:
         assert key not in self.saved
-        self.saved[key] = [cell.token for cell in self.cells[slot]]
+        self.saved[key] = list(self.cells[slot])
 
     def restore(self, key: int, slot: int, count: int) -> None:
         assert not self.cells.get(slot), "restored into a slot that holds something"
         assert 0 < count <= len(self.saved[key])
-        self.cells[slot] = [FakeCell(token) for token in self.saved[key][:count]]
+        self.cells[slot] = [replace(cell) for cell in self.saved[key][:count]]
 
     def forget(self, key: int) -> None:
         self.saved.pop(key, None)
@@ -199,19 +237,20 @@ class FakeRunner:
     def _run_chunk(self, chunk: Chunk) -> list[int]:
         cells = self.cells.setdefault(chunk.slot, [])
         assert chunk.start == len(cells), "a gap or an overlap in the positions"
-        cells.extend(FakeCell(token) for token in chunk.tokens)
+        cells.extend(FakeCell(token, self.adapter) for token in chunk.tokens)
         if not isinstance(chunk.sampler, FakeSampler):
             return []
         assert not chunk.sampler.is_closed
         first = len(cells) - chunk.num_guesses
-        picked = [self.next_token([cell.token for cell in cells[:first]], chunk.sampler.sampling.seed)]
+        picked = [self.next_token(cells[:first], chunk.sampler.sampling.seed)]
         for cell in cells[first:]:
             if cell.token != picked[-1]:
                 break
             first += 1
-            picked.append(self.next_token([cell.token for cell in cells[:first]], chunk.sampler.sampling.seed))
+            picked.append(self.next_token(cells[:first], chunk.sampler.sampling.seed))
         return picked
 
-    def next_token(self, tokens: list[int], seed: int | None) -> int:
-        """What the model says after these tokens."""
-        return zlib.crc32(repr((tokens, seed)).encode()) % self.num_vocab
+    def next_token(self, cells: list[FakeCell], seed: int | None) -> int:
+        """What the model says after these cells."""
+        known = [(cell.token, cell.adapter) for cell in cells]
+        return zlib.crc32(repr((known, seed)).encode()) % self.num_vocab

@@ -40,9 +40,12 @@ class Sequence:
     end_tokens: frozenset[int]  # sampled ones that end the answer
     tenant: str = ""
     priority: int = 0  # lower ones go first, among the tenant's own
-    root: Hashable = None  # prefixes are shared under the same root alone
+    adapter: str = ""  # that computes it; empty: the model alone
+    root: Hashable = None  # the adapter's too; prefixes are shared under the same root alone
     num_logprobs: int | None = None  # of the likeliest to tell beside each token's own; None: nothing at all
     rules: TokenRules = NO_RULES
+    num_prompt_logprobs: int | None = None  # the same for the prompt's tokens
+    num_scored: int = 0  # of the prompt's tokens but the first, whose log-probability is known
     window: Window | None = None  # None: the answer ends where the context does
     num_dropped: int = 0  # tokens that are gone: from the prompt before it came here, or by shifts
     has_shifted: bool = False  # what was computed behind the kept tokens has seen some that are gone
@@ -53,6 +56,7 @@ class Sequence:
     sampler: Sampler | None = None
     is_admitted: bool = False  # has held a slot before
     turn: int = 0  # the order in which sequences were admitted
+    prefill_turn: int = 0  # likewise, but a prompt that shifts goes behind those admitted meanwhile
     awaited: Awaited | None = None  # a prefix that another is computing
     is_finished: bool = False
 
@@ -71,6 +75,24 @@ class Sequence:
     @property
     def in_prefill(self) -> bool:
         return self.num_pending > 1
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether nothing of the prompt is left to tell the log-probability of."""
+        return self.num_prompt_logprobs is None or self.num_scored >= self.num_prompt - 1
+
+    def rows_to_score(self, start: int, end: int) -> range:
+        """Of the tokens from `start` to `end`, those after which a prompt's token is to be scored."""
+        if self.is_scored:
+            return range(0)
+        return range(max(start, self.num_scored), max(start, min(end, self.num_prompt - 1)))
+
+    def most_tokens(self, num_scores: int) -> int:
+        """How many pending tokens may be computed if no more than so many rows can be scored."""
+        first = max(self.num_computed, self.num_scored)
+        if self.is_scored or self.num_prompt - 1 - first <= num_scores:
+            return self.num_next
+        return first + num_scores - self.num_computed
 
     @property
     def num_wanted(self) -> int:
@@ -101,20 +123,21 @@ class Sequence:
         return self.window.num_keep
 
     @property
-    def num_reused(self) -> int:
-        """The most tokens that it may start from; the last one's logits are the answer's, so it is computed.
+    def num_reusable(self) -> int:
+        """How many tokens may be found computed: not the last or those to be scored, whose logits are needed.
 
         A shift must find cells behind those it drops that nobody else holds: it moves them.
         """
+        if not self.is_scored:
+            return self.num_scored
         if self.window is None or len(self.tokens) <= self.window.context:
             return len(self.tokens) - 1
         return self.window.num_keep + self.window.step
 
     @property
     def num_prompt_dropped(self) -> int:
-        """Tokens that are gone when the whole prompt is computed; ask before it begins."""
-        shifted = 0 if self.window is None else self.window.num_dropped(len(self.tokens))
-        return self.num_dropped + shifted
+        """Tokens of the prompt that are gone when the answer begins."""
+        return self.num_dropped if self.window is None else self.window.num_dropped(self.num_prompt)
 
     @property
     def usage(self) -> Usage:

@@ -16,6 +16,7 @@ from itertools import count
 from typing import Literal
 
 from ocak.engine.cells import Cells, SplitCells, UnifiedCells
+from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.prefix_tree import PrefixTree
 from ocak.engine.sequence import Awaited, Sequence
 
@@ -38,59 +39,6 @@ class SlotLimits:
         True  # a shift leaves what was computed behind the tokens that go; else it is computed again
     )
     host_tokens: int = 0  # the budget of saved prefixes
-
-
-@dataclass(frozen=True, slots=True)
-class Trim:
-    """Remove all cells of the slot but the first."""
-
-    slot: int
-    keep: int
-
-
-@dataclass(frozen=True, slots=True)
-class Shift:
-    """Remove so many cells of the slot behind the first; those behind them move up."""
-
-    slot: int
-    keep: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Give the slot, which holds nothing, the first cells of another."""
-
-    source: int
-    slot: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """Copy the slot's cells to host memory under a key."""
-
-    slot: int
-    key: int
-
-
-@dataclass(frozen=True, slots=True)
-class Restore:
-    """Give the slot, which holds nothing, the first cells of those saved under the key."""
-
-    key: int
-    slot: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Free what was saved under the key."""
-
-    key: int
-
-
-Move = Trim | Shift | Copy | Save | Restore | Forget
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +84,7 @@ class Slots:
         if sequence.awaited is not None and sequence.awaited.is_coming:
             return None
         best, coming = NO_PREFIX, NO_PREFIX
-        for holder, common in self._tree.match(sequence.root, sequence.tokens, sequence.num_reused).items():
+        for holder, common in self._tree.match(sequence.root, sequence.tokens, sequence.num_reusable).items():
             held = self._saved.get(holder) or self.cells.length(holder)
             length = min(common, held) if self.limits.reuse == "parts" or held <= common else 0
             if length > best.length or (length == best.length > 0 and holder in self._cached):

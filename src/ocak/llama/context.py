@@ -9,14 +9,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 
 from ocak.core.errors import LoadFailed
+from ocak.core.rope import RopeOptions
 from ocak.engine.padding import TILE
-from ocak.engine.runner import Aborted, Chunk, NoRoom, RunFailed
+from ocak.engine.runner import MOST_SCORED, Aborted, Chunk, NoRoom, RunFailed
 from ocak.engine.slots import Reuse
 from ocak.engine.speculation import MOST_GUESSES
 from ocak.llama import library
@@ -45,10 +47,19 @@ class ContextOptions:
     kv_offload: bool
     flash_attn: str
     keeps_prefixes: bool = True
+    rope: RopeOptions = RopeOptions()
 
     @property
     def is_unified(self) -> bool:
         return self.kv_cells < self.context * self.parallel
+
+    @property
+    def max_outputs(self) -> int:
+        """Rows of a batch that may have logits: every slot's, those that fill a tile, and a prompt's; or guesses'.
+
+        Guesses have their batch to themselves.
+        """
+        return max(self.num_slots + TILE + MOST_SCORED, MOST_GUESSES + 1)
 
     @property
     def num_slots(self) -> int:
@@ -83,6 +94,7 @@ class LlamaContext:
         self.reuse: Reuse = "parts" if model.can_trim else "wholes"
         self.threads = options.threads
         self.batch_tokens = options.batch_tokens
+        self.scored_at: dict[int, int] = {}  # by slot, among the logits of the last pass: its first scored row's
         self._logits: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._logits_address = 0
         self._abort_flag = ctypes.create_string_buffer(2)
@@ -91,6 +103,7 @@ class LlamaContext:
         self.moves_cells = (
             options.kv_type in SHIFTING_TYPES
             and not model.scales_keys
+            and options.rope.is_plain  # rotating by nothing would not be nothing
             and bool(c.llama_memory_can_shift(self._memory))
         )
         self._has_shifted = False  # the next pass rotates the keys first
@@ -119,8 +132,9 @@ class LlamaContext:
         """Write the chunks into the batch; return where the logits will be that a sampler waits for.
 
         A chunk is followed by as many tokens of no meaning as `padding` says of its slot. First rows of other
-        chunks get logits too, up to `num_outputs` in all.
+        chunks get logits too, up to `num_outputs` in all. Scored rows come before the last, see `scored_at`.
         """
+        self.scored_at.clear()
         outputs: list[Output] = []
         num_extra = max(0, num_outputs - sum(chunk.sampler is not None for chunk in chunks))
         end = num_before = 0
@@ -132,12 +146,16 @@ class LlamaContext:
             self._positions[start:end] = range(chunk.start, chunk.start + end - start)
             self._slots[start:end] = chunk.slot
             self._outputs[start:end] = 0
+            if chunk.scored:
+                self._outputs[start + chunk.scored.start : start + chunk.scored.stop] = 1
+                self.scored_at[chunk.slot] = num_before
+                num_before += len(chunk.scored)
             if chunk.sampler is not None:
                 for row in range(last - chunk.num_guesses, last + 1):
                     self._outputs[row] = 1
                     outputs.append(Output(row, num_before))
                     num_before += 1
-            elif num_extra:
+            elif num_extra and not chunk.scored:
                 self._outputs[start] = 1
                 num_extra -= 1
                 num_before += 1
@@ -179,7 +197,7 @@ class LlamaContext:
         """A view of the last pass's logits: outputs x vocabulary; rows beyond the last output mean nothing."""
         address = ctypes.addressof(c.llama_get_logits(self.pointer).contents)
         if address != self._logits_address:
-            size = most_outputs(self.num_slots) * self._num_vocab
+            size = self._options.max_outputs * self._num_vocab
             flat: NDArray[np.float32] = np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
             self._logits, self._logits_address = flat.reshape(-1, self._num_vocab), address
         return self._logits
@@ -244,7 +262,7 @@ def _params(options: ContextOptions) -> object:
     )
     params.n_batch = params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.num_slots
-    params.n_outputs_max = most_outputs(options.num_slots)
+    params.n_outputs_max = options.max_outputs
     params.n_threads = params.n_threads_batch = options.threads
     params.type_k = params.type_v = library.KV_TYPES[options.kv_type]
     params.flash_attn_type = library.FLASH_ATTENTION[options.flash_attn]
@@ -252,12 +270,20 @@ def _params(options: ContextOptions) -> object:
     params.kv_unified = options.is_unified
     params.swa_full = False
     params.no_perf = True
+    _set_rope(params, options.rope)
     return params
 
 
-def most_outputs(num_slots: int) -> int:
-    """Rows of logits: one for each slot and to fill a tile, or those of guesses."""
-    return max(num_slots + TILE, MOST_GUESSES + 1)
+def _set_rope(params: Any, rope: RopeOptions) -> None:
+    """A value that was left open stays at llama.cpp's default, which is the model's own."""
+    params.rope_scaling_type = library.ROPE_SCALING[rope.scaling]
+    params.rope_freq_base = rope.freq_base
+    params.rope_freq_scale = rope.freq_scale
+    params.yarn_orig_ctx = rope.yarn_orig_ctx
+    params.yarn_ext_factor = rope.yarn_ext_factor
+    params.yarn_attn_factor = rope.yarn_attn_factor
+    params.yarn_beta_fast = rope.yarn_beta_fast
+    params.yarn_beta_slow = rope.yarn_beta_slow
 
 
 def pad_cells(cells: int) -> int:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from llama_cpp import llama_cpp as c
 
 from ocak.core.errors import LoadFailed
+from ocak.core.placement import TensorOverride
 from ocak.llama import library
+from ocak.llama.placement import OverrideArray, override_array
 from ocak.llama.vocabulary import Vocabulary
 
 TEXT_BYTES = 256
@@ -21,12 +23,14 @@ class WeightOptions:
     gpu_layers: int = -1  # -1: all
     mmap: bool = True
     mlock: bool = False
+    tensor_overrides: tuple[TensorOverride, ...] = ()
 
 
 class LlamaModel:
     """Weights in memory. `close()` frees them; every context of the model must be closed before."""
 
     def __init__(self, path: str, options: WeightOptions, on_progress: Callable[[float], None]) -> None:
+        self._overrides: OverrideArray = override_array(options.tensor_overrides)  # llama.cpp keeps its address
         self._callback = c.llama_progress_callback(lambda progress, _data: _tell(on_progress, progress))
         self.pointer = c.llama_model_load_from_file(os.fsencode(path), self._params(options))
         if not self.pointer:
@@ -39,6 +43,8 @@ class LlamaModel:
         params.n_gpu_layers = options.gpu_layers if options.gpu_layers >= 0 else 2**31 - 1
         params.load_mode = LOAD_MODES[options.mmap, options.mlock]
         params.progress_callback = self._callback
+        if options.tensor_overrides:
+            params.tensor_buft_overrides = ctypes.cast(self._overrides, ctypes.c_void_p)
         return params
 
     @property

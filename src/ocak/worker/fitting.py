@@ -91,4 +91,5 @@ def fit(tokens: list[int], request: GenerateRequest, rules: ContextRules) -> Fit
 
 
 def _policy(request: GenerateRequest, rules: ContextRules) -> ContextPolicy:
-    return request.context_policy or rules.policy
+    """The log-probabilities of a prompt are told of a whole one alone."""
+    return "error" if request.prompt_logprobs is not None else request.context_policy or rules.policy

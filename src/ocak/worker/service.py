@@ -16,8 +16,10 @@ from contextlib import contextmanager
 import msgspec
 import psutil
 
+from ocak.core.embedding import EmbedRequest
 from ocak.core.errors import (
     GenerationFailed,
+    InvalidRequest,
     LoadFailed,
     OcakError,
     to_wire,
@@ -25,6 +27,7 @@ from ocak.core.errors import (
 from ocak.core.request import GenerateRequest, TokenPrompt
 from ocak.engine.sequence import Sequence
 from ocak.worker.channel import Channel, ChannelClosed
+from ocak.worker.embedding import NOT_AN_EMBEDDER
 from ocak.worker.engine_loop import Answer, EngineLoop
 from ocak.worker.fitting import check_context, check_length, fit
 from ocak.worker.loading import LoadedModel, load
@@ -32,6 +35,7 @@ from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import (
     Cancel,
     Detokenize,
+    Embed,
     Events,
     Heartbeat,
     Load,
@@ -45,6 +49,7 @@ from ocak.worker.messages import (
     Tokenize,
     ToWorker,
 )
+from ocak.worker.prompt_logprobs import PromptReport, check_size
 from ocak.worker.rules import end_tokens, token_rules
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
@@ -120,6 +125,8 @@ class Worker:
         match message:
             case Submit(handle, request):
                 self._prepare(handle, self._submit(handle, request))
+            case Embed(handle, request):
+                self._prepare(handle, self._embed(handle, request))
             case Cancel(handle):
                 self._cancel(handle)
             case Tokenize() | Detokenize():
@@ -146,6 +153,15 @@ class Worker:
             )
             self._engine_loop.start_answer(answer)
 
+    async def _embed(self, handle: int, request: EmbedRequest) -> None:
+        with self._refusing(handle):
+            work = self._loaded.embedding
+            if work is None:
+                raise InvalidRequest(NOT_AN_EMBEDDER, param="model")
+            sequence = await self._loop.run_in_executor(self._prompts, work.sequence, handle, request)
+            answer = Answer(sequence, AnswerText(), embedding=work, dimensions=request.dimensions)
+            self._engine_loop.start_answer(answer)
+
     async def _reply(self, call: Tokenize | Detokenize) -> None:
         with self._refusing(call.handle):
             self._channel.send(await self._loop.run_in_executor(self._calls, self._convert, call))
@@ -170,6 +186,8 @@ class Worker:
 
     def _answer(self, handle: int, request: GenerateRequest) -> Answer:
         """Read the prompt and make a sequence of it; beside the loop, for a long one delays nobody else."""
+        if self._loaded.embedding is not None:
+            raise self._loaded.embedding.refuse_text()
         info, vocabulary = self._loaded.info, self._loaded.model.vocabulary
         rules = self._loaded.rules
         check_context(request, rules)
@@ -191,16 +209,23 @@ class Worker:
             end_tokens=end_tokens(request, vocabulary),
             tenant=request.tenant,
             priority=request.priority,
-            root=(request.tenant, request.cache_salt),
+            adapter=request.lora,
+            root=(request.tenant, request.cache_salt, request.lora),
             num_logprobs=request.logprobs,
             rules=token_rules(request, vocabulary),
+            num_prompt_logprobs=request.prompt_logprobs,
             window=fitted.window,
             num_dropped=fitted.num_dropped,
         )
         has_logprobs = request.logprobs is not None
-        logprobs = HeldLogprobs(vocabulary.piece, vocabulary.special_text) if has_logprobs else None
+        names = vocabulary.piece, vocabulary.special_text
+        logprobs = HeldLogprobs(*names, len(echo)) if has_logprobs else None
+        prompt = None
+        if request.prompt_logprobs is not None:
+            check_size(len(tokens), request.prompt_logprobs)
+            prompt = PromptReport(*names, tokens)
         text = AnswerText(request.stopping.stop, request.stopping.min_tokens)
-        return Answer(sequence, text, echo, logprobs)
+        return Answer(sequence, text, echo, logprobs, prompt)
 
     async def _beat(self) -> None:
         process = psutil.Process()
