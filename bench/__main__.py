@@ -23,6 +23,7 @@ ON_THE_SHAPE_MODEL = (
     "overcommit",
     "stalls",
     "one_by_one",
+    "lookup",
     "disconnects",
     "shift",
     "structured",

@@ -92,6 +92,7 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         step_target_s=model.inter_token_ms / 1000,
         prefix_cache=model.prefix_cache,
         cache_ram_bytes=model.cache_ram * 2**20,
+        speculation=model.speculation,
         threads=model.threads,
         gpu_layers=model.gpu_layers,
         kv_offload=model.kv_offload,

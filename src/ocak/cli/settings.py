@@ -131,6 +131,10 @@ class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
             description="longest wanted gap between tokens while prompts are computed; longer: more throughput",
         ),
     ] = 200
+    speculation: Annotated[
+        Literal["lookup", "off"],
+        Meta(description="guess a lone answer's next tokens from the text so far, where that pays"),
+    ] = "lookup"
     max_queued: Annotated[
         int, Meta(ge=0, le=1_000_000, description="requests that may wait; more are refused at once")
     ] = 128

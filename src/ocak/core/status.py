@@ -43,6 +43,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     decode_s: float = 0.0  # of it, inside the model's forward passes
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    guessed_tokens: int = 0
+    right_guesses: int = 0
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,8 +61,8 @@ class Embedder:
         assert 1 <= sequence.num_prompt <= self.limits.context
         self._waiting.add(sequence)
 
-    def finish(self, sequence: Sequence, keep: Keep = "nothing") -> None:
-        """End a sequence now; ending it again does nothing. There is nothing worth keeping of it."""
+    def finish(self, sequence: Sequence, keep: Keep = "nothing", num_surplus: int = 0) -> None:
+        """End a sequence now; ending it again does nothing. Nothing of it is worth keeping, or surplus."""
         if sequence.is_finished:
             return
         sequence.is_finished = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
@@ -20,6 +20,7 @@ from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, NoToken, RunFai
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep
+from ocak.engine.speculation import Speculator
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,16 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A token followed; `reason` says why it was the last one, if it was; `logprobs` are there if asked for."""
+    """A token followed; `reason` says why it was the last one, if it was; `logprobs` are there if asked for.
+
+    `num_behind` tokens of the same answer came with it and follow.
+    """
 
     sequence: Sequence
     token: int
     reason: FinishReason | None
     logprobs: Logprobs | None
+    num_behind: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +64,13 @@ Output = Admitted | Scored | Sampled | Broken
 
 
 class Engine:
-    def __init__(self, runner: Runner, limits: SchedulerLimits, *, step_target_s: float = 0.2) -> None:
+    def __init__(
+        self, runner: Runner, limits: SchedulerLimits, *, step_target_s: float = 0.2, speculates: bool = False
+    ) -> None:
         self._runner = runner
         self._scheduler = Scheduler(limits)
         self._pacer = Pacer(step_target_s, limits.batch_tokens)
+        self._speculator = Speculator() if speculates and limits.reuse == "parts" else None
         self._in_prefill: int | None = None  # the sequence that has the running batch to itself
         self._num_steps = 0
         self._num_prompt_tokens = 0
@@ -79,13 +87,19 @@ class Engine:
         assert sequence.window is None or sequence.window.context <= context
         self._scheduler.add(sequence)
 
-    def finish(self, sequence: Sequence, keep: Keep = "host") -> None:
+    def finish(self, sequence: Sequence, keep: Keep = "host", num_surplus: int = 0) -> None:
         """End a sequence now: stopped, cancelled or left by its client. Ending it again does nothing.
 
-        What it computed may be kept as a prefix for others: in its slot, and if worth it in host memory.
+        What it computed may be kept as a prefix for others: in its slot, and if worth it in host memory. The last
+        `num_surplus` tokens came after its end and are unsaid; if it has ended already, they stay in the prefix.
         """
+        if num_surplus:
+            self._make(self._scheduler.take_back(sequence, num_surplus))
+            self._num_generated -= num_surplus
         if sequence.is_finished:
             return
+        if self._speculator is not None:
+            self._speculator.forget(sequence)
         sequence.is_finished = True
         self._make(self._scheduler.remove(sequence, keep))
         if sequence.sampler is not None:
@@ -103,9 +117,10 @@ class Engine:
         """Compute one batch and return what came of it."""
         started = time.perf_counter()
         batch = self._schedule()
+        guesses = self._guess(batch)
         outputs: list[Output] = [Admitted(sequence) for sequence in batch.admitted]
         try:
-            tokens = self._run(batch)
+            tokens = self._run(batch, guesses)
         except Aborted:
             self._make(self._scheduler.rewind(batch))
         except NoRoom as error:
@@ -113,8 +128,8 @@ class Engine:
         except RunFailed as error:
             outputs += self._break(batch, str(error))
         else:
-            outputs += self._apply(batch, tokens)
-            self._pacer.observe(batch.num_tokens if batch.is_prefill else 0, time.perf_counter() - started)
+            outputs += self._confirm(batch, guesses, tokens) if guesses else self._apply(batch, tokens)
+            self._observe(batch, len(guesses), len(tokens) - 1, time.perf_counter() - started)
         self._num_steps += 1
         return outputs
 
@@ -124,6 +139,22 @@ class Engine:
         self._make(batch.moves)
         self._runner.use_adapter(batch.adapter)
         return batch
+
+    def _guess(self, batch: Batch) -> list[int]:
+        """Return guesses for a sequence that decodes while nobody else does."""
+        if self._speculator is None or batch.is_prefill or len(self._scheduler.running) != 1 or not batch.rows:
+            return []
+        sequence = batch.rows[0][0]
+        if not sequence.is_scored:
+            return []
+        context = self._scheduler.limits.context if sequence.window is None else sequence.window.context
+        spare = min(self._scheduler.slots.cells.num_free, self._scheduler.limits.batch_tokens) - 1
+        return self._speculator.guess(sequence, min(spare, context - len(sequence.tokens)))
+
+    def _observe(self, batch: Batch, num_guessed: int, num_right: int, seconds: float) -> None:
+        self._pacer.observe(batch.num_tokens if batch.is_prefill else 0, seconds)
+        if self._speculator is not None and not batch.is_prefill and len(batch.rows) == 1:
+            self._speculator.observe(num_guessed, num_right, seconds)
 
     def _make(self, moves: Iterable[Move]) -> None:
         for move in moves:
@@ -153,8 +184,12 @@ class Engine:
         except RunFailed:
             self._make(self._scheduler.lose(slot, key))
 
-    def _run(self, batch: Batch) -> list[int | NoToken]:
+    def _run(self, batch: Batch, guesses: list[int]) -> list[int | NoToken]:
         chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
+        if guesses:
+            chunks = [
+                replace(chunk, tokens=[*chunk.tokens, *guesses], num_guesses=len(guesses)) for chunk in chunks
+            ]
         is_alone = batch.is_prefill and len(batch.rows) == 1
         self._in_prefill = batch.rows[0][0].id if is_alone else None
         try:
@@ -186,6 +221,19 @@ class Engine:
                 place += 1
         return outputs
 
+    def _confirm(self, batch: Batch, guesses: list[int], tokens: list[int | NoToken]) -> list[Output]:
+        """Take the guesses that were right, and the token behind them; the cells of the others go."""
+        ((sequence, count),) = batch.rows
+        assert sequence.slot is not None and len(tokens) <= len(guesses) + 1
+        self._runner.trim(sequence.slot, sequence.num_computed + count + len(tokens) - 1)
+        self._scheduler.advance(batch)
+        outputs: list[Output] = []
+        for place, token in enumerate(tokens):
+            if place:
+                self._scheduler.confirm(sequence)
+            outputs.append(self._append(sequence, token, place, num_behind=len(tokens) - 1 - place))
+        return outputs
+
     def _score(self, sequence: Sequence, start: int) -> list[Scored]:
         """Tell what the rows from `start` on say of the prompt's tokens behind them."""
         rows = sequence.rows_to_score(start, sequence.num_computed)
@@ -197,7 +245,7 @@ class Engine:
         sequence.num_scored += len(rows)
         return [Scored(sequence, told)]
 
-    def _append(self, sequence: Sequence, token: int | NoToken, place: int) -> Output:
+    def _append(self, sequence: Sequence, token: int | NoToken, place: int, num_behind: int = 0) -> Output:
         if isinstance(token, NoToken):
             self.finish(sequence)
             return Broken(sequence, str(token))
@@ -207,7 +255,7 @@ class Engine:
         reason = sequence.append(token, self._scheduler.limits.context)
         if reason is not None:
             self.finish(sequence)
-        return Sampled(sequence, token, reason, logprobs)
+        return Sampled(sequence, token, reason, logprobs, num_behind)
 
     def _make_room(self, batch: Batch, error: NoRoom) -> list[Output]:
         moves = self._scheduler.make_room()
@@ -240,6 +288,8 @@ class Engine:
             decode_s=self._runner.decode_s,
             prompt_tokens=self._num_prompt_tokens,
             generation_tokens=self._num_generated,
+            guessed_tokens=0 if self._speculator is None else self._speculator.num_guessed,
+            right_guesses=0 if self._speculator is None else self._speculator.num_right,
         )
 
     def check_integrity(self) -> None:

@@ -31,6 +31,7 @@ class Chunk:
     tokens: Rows[int]
     sampler: Sampler | None
     scored: range = range(0)
+    num_guesses: int = 0  # of the tokens, the last ones: the sampler says whether they are right
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ class Runner(Protocol):
     def run(self, chunks: Rows[Chunk]) -> list[int | NoToken]:
         """Compute every chunk; return one token for each that has a sampler, in order, or why there is none.
 
-        Raises `RunFailed`.
+        A chunk with guesses has the batch to itself; it gives those that were right, and one token more. Raises
+        `RunFailed`.
         """
         ...
 
@@ -176,8 +178,10 @@ class FakeRunner:
         if self.num_cells is not None and self.num_used + sum(len(c.tokens) for c in chunks) > self.num_cells:
             raise NoRoom("the cells are used up")
         self.batches.append(list(chunks))
+        guessing = [chunk for chunk in chunks if chunk.num_guesses]
+        assert not guessing or (len(chunks) == 1 and not guessing[0].scored)
         self.adapters.append(self.adapter)
-        self.picked = [token for chunk in chunks if (token := self._run_chunk(chunk)) is not None]
+        self.picked = [token for chunk in chunks for token in self._run_chunk(chunk)]
         return self.picked
 
     def logprobs(self, place: int, token: int, count: int) -> Logprobs:
@@ -236,14 +240,25 @@ class FakeRunner:
     def num_used(self) -> int:
         return len({id(cell) for cells in self.cells.values() for cell in cells})
 
-    def _run_chunk(self, chunk: Chunk) -> int | NoToken | None:
+    def _run_chunk(self, chunk: Chunk) -> list[int | NoToken]:
         cells = self.cells.setdefault(chunk.slot, [])
         assert chunk.start == len(cells), "a gap or an overlap in the positions"
         cells.extend(FakeCell(token, self.adapter) for token in chunk.tokens)
         if not isinstance(chunk.sampler, FakeSampler):
-            return None
+            return []
         assert not chunk.sampler.is_closed
         if self.samplers.index(chunk.sampler) in self.dead_ends:
-            return NoToken("no token is left")
+            return [NoToken("no token is left")]
+        first = len(cells) - chunk.num_guesses
+        picked: list[int | NoToken] = [self.next_token(cells[:first], chunk.sampler.sampling.seed)]
+        for cell in cells[first:]:
+            if cell.token != picked[-1]:
+                break
+            first += 1
+            picked.append(self.next_token(cells[:first], chunk.sampler.sampling.seed))
+        return picked
+
+    def next_token(self, cells: list[FakeCell], seed: int | None) -> int:
+        """What the model says after these cells."""
         known = [(cell.token, cell.adapter) for cell in cells]
-        return zlib.crc32(repr((known, chunk.sampler.sampling.seed)).encode()) % self.num_vocab
+        return zlib.crc32(repr((known, seed)).encode()) % self.num_vocab

@@ -127,6 +127,17 @@ class Scheduler:
             sequence.num_computed += count
             self.slots.grow(sequence.slot, count)
 
+    def confirm(self, sequence: Sequence) -> None:
+        """Note that the sequence's pending token was guessed, and so computed already."""
+        assert sequence.slot is not None
+        sequence.num_computed += 1
+        self.slots.grow(sequence.slot, 1)
+
+    def take_back(self, sequence: Sequence, count: int) -> list[Move]:
+        """Unsay the last tokens of an answer."""
+        sequence.take_back(count)
+        return [] if sequence.slot is None else self.slots.trim(sequence.slot, sequence.num_computed)
+
     def lose(self, slot: int, key: int) -> list[Move]:
         """Note that a saved prefix could not be given back: its sequence starts anew."""
         return self.slots.lose(slot, key)

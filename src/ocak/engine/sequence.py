@@ -152,6 +152,11 @@ class Sequence:
         del self.tokens[start : start + count]
         self.num_dropped += count
 
+    def take_back(self, count: int) -> None:
+        """Unsay the last tokens of the answer."""
+        del self.tokens[len(self.tokens) - count :]
+        self.num_computed = min(self.num_computed, len(self.tokens))
+
     def restart(self) -> None:
         """Note that nothing of it is computed any more."""
         self.num_computed = 0

@@ -105,7 +105,7 @@ class Slots:
         self._touch(prefix.holder)
         moves = [] if self._is_own(prefix, slot) else self._save(slot, prefix.holder)
         self._cached.pop(slot, None)
-        moves += self._trim(slot, prefix.length if slot == prefix.holder else 0)
+        moves += self.trim(slot, prefix.length if slot == prefix.holder else 0)
         if prefix.length and slot != prefix.holder:
             moves.append(self._bring(prefix, slot))
         sequence.slot = slot
@@ -124,7 +124,7 @@ class Slots:
             return self._drop(slot)
         self._tree.insert(slot, sequence.root, sequence.tokens[:length])
         self._cached[slot] = keep
-        return self._trim(slot, length)
+        return self.trim(slot, length)
 
     def shift(self, sequence: Sequence) -> list[Move]:
         """Drop the older half of what a full sequence holds behind its kept tokens.
@@ -232,7 +232,8 @@ class Slots:
     def _lasts(self, holder: int) -> bool:
         return holder in self._saved or self._cached.get(holder) == "host"
 
-    def _trim(self, slot: int, keep: int) -> list[Move]:
+    def trim(self, slot: int, keep: int) -> list[Move]:
+        """Take all cells but the first from the slot."""
         if self.cells.length(slot) == keep:
             return []
         self.cells.trim(slot, keep)
@@ -241,7 +242,7 @@ class Slots:
     def _drop(self, slot: int) -> list[Move]:
         self._cached.pop(slot, None)
         self._tree.remove(slot)
-        return self._trim(slot, 0)
+        return self.trim(slot, 0)
 
     def check_integrity(self) -> None:
         """Assert the invariants."""

@@ -20,6 +20,7 @@ from ocak.core.rope import RopeOptions
 from ocak.engine.padding import TILE
 from ocak.engine.runner import MOST_SCORED, Aborted, Chunk, NoRoom, RunFailed
 from ocak.engine.slots import Reuse
+from ocak.engine.speculation import MOST_GUESSES
 from ocak.llama import library
 from ocak.llama.model import LlamaModel
 
@@ -54,8 +55,11 @@ class ContextOptions:
 
     @property
     def max_outputs(self) -> int:
-        """Rows of a batch that may have logits: every slot's, those that fill a tile, and a prompt's."""
-        return self.num_slots + TILE + MOST_SCORED
+        """Rows of a batch that may have logits: every slot's, those that fill a tile, and a prompt's; or guesses'.
+
+        Guesses have their batch to themselves.
+        """
+        return max(self.num_slots + TILE + MOST_SCORED, MOST_GUESSES + 1)
 
     @property
     def num_slots(self) -> int:
@@ -147,9 +151,10 @@ class LlamaContext:
                 self.scored_at[chunk.slot] = num_before
                 num_before += len(chunk.scored)
             if chunk.sampler is not None:
-                self._outputs[last] = 1
-                outputs.append(Output(last, num_before))
-                num_before += 1
+                for row in range(last - chunk.num_guesses, last + 1):
+                    self._outputs[row] = 1
+                    outputs.append(Output(row, num_before))
+                    num_before += 1
             elif num_extra and not chunk.scored:
                 self._outputs[start] = 1
                 num_extra -= 1

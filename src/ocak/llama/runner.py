@@ -62,8 +62,10 @@ class LlamaRunner:
             self._team.spread()
         for chunk in chunks:
             self._lengths[chunk.slot] = chunk.start + len(chunk.tokens)
-        samplers = [chunk.sampler for chunk in chunks if isinstance(chunk.sampler, LlamaSampler)]
         self._outputs = outputs
+        if len(chunks) == 1 and chunks[0].num_guesses:
+            return self._verify(chunks[0], outputs)
+        samplers = [chunk.sampler for chunk in chunks if isinstance(chunk.sampler, LlamaSampler)]
         return self._sample(samplers, outputs)
 
     def abort(self) -> None:
@@ -186,3 +188,14 @@ class LlamaRunner:
             return sampler.pick(self._context.pointer, row, logits)
         except NoToken as error:
             return error
+
+    def _verify(self, chunk: Chunk, outputs: list[Output]) -> list[int | NoToken]:
+        """Pick place after place for as long as the guesses agree."""
+        assert isinstance(chunk.sampler, LlamaSampler)
+        picked: list[int | NoToken] = []
+        guesses = chunk.tokens[len(chunk.tokens) - chunk.num_guesses :]
+        for output, guess in zip(outputs, [*guesses, None], strict=True):
+            picked += self._sample([chunk.sampler], [output])
+            if picked[-1] != guess:
+                break
+        return picked

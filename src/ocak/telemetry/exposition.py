@@ -37,6 +37,8 @@ ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("engine_decode_seconds", "Of it, inside the model's forward passes.", lambda e: e.decode_s),
     ("engine_prompt_tokens", "Prompt tokens the engine has computed.", lambda e: e.prompt_tokens),
     ("engine_generation_tokens", "Tokens the engine has sampled.", lambda e: e.generation_tokens),
+    ("speculation_guessed_tokens", "Tokens guessed ahead.", lambda e: e.guessed_tokens),
+    ("speculation_accepted_tokens", "Of them, those that were right.", lambda e: e.right_guesses),
 )
 ENGINE_GAUGES: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("requests_running", "Requests that hold a slot.", lambda e: e.running),

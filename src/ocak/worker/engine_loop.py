@@ -44,7 +44,7 @@ class Stepper(Protocol):
 
     def submit(self, sequence: Sequence) -> None: ...
 
-    def finish(self, sequence: Sequence, keep: Keep = ...) -> None: ...
+    def finish(self, sequence: Sequence, keep: Keep = ..., num_surplus: int = ...) -> None: ...
 
     def abort(self, sequence_id: int) -> None: ...
 
@@ -151,7 +151,9 @@ class EngineLoop:
             outputs = self._engine.step()
         events: list[tuple[int, RequestEvent]] = []
         for output in outputs:
-            answer = self._answers[output.sequence.id]
+            answer = self._answers.get(output.sequence.id)
+            if answer is None:
+                continue  # a stop string came before tokens of the same step
             events += [(output.sequence.id, event) for event in self._tell(answer, output)]
         return events
 
@@ -213,7 +215,7 @@ class EngineLoop:
         """Return the text that is safe by now, and why the answer is at its end, if it is."""
         text = "" if sampled.token in answer.sequence.end_tokens else self._push(answer, sampled)
         if answer.text.is_stopped:
-            self._engine.finish(answer.sequence)
+            self._engine.finish(answer.sequence, num_surplus=sampled.num_behind)
             return text, "stop"
         if sampled.reason is None:
             return text, None

@@ -192,7 +192,8 @@ def _engine(
         moves_cells=context.moves_cells,
         host_tokens=info.cache_ram_bytes * sizes.kv_cells // max(1, info.kv_bytes),
     )
-    return Engine(runner, limits, step_target_s=options.step_target_s)
+    speculates = options.speculation == "lookup"
+    return Engine(runner, limits, step_target_s=options.step_target_s, speculates=speculates)
 
 
 def _template(options: LoadOptions, model: LlamaModel, watch: Stopwatch) -> ChatTemplate | None:

@@ -34,6 +34,7 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     cache_ram_bytes: int = 0  # for prefixes that are saved when their slots are needed
     step_target_s: float = 0.2  # the gap between two tokens should not be longer while prompts are computed
+    speculation: str = "lookup"  # guesses ahead while one sequence decodes alone; or "off"
     threads: int = 0  # 0: every core
     gpu_layers: int = -1  # -1: all, if a GPU is there
     kv_offload: bool = True
