@@ -9,13 +9,15 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from itertools import count
+from typing import Protocol
+
+import msgspec
 
 from ocak.core.errors import GenerationFailed, LoadFailed, OcakError, WorkerLost, from_wire
 from ocak.core.events import Event, Finished
 from ocak.core.request import GenerateRequest, Prompt
 from ocak.core.status import EngineStats, ModelInfo
 from ocak.fleet.policy import Pulse
-from ocak.fleet.process import WorkerProcess
 from ocak.worker.messages import (
     Cancel,
     Detokenize,
@@ -37,8 +39,34 @@ from ocak.worker.messages import (
 Arrival = Event | Failed | Reply | OcakError
 
 
+class Channel(Protocol):
+    """The way to a worker."""
+
+    def send(self, message: msgspec.Struct) -> None: ...
+
+    async def receive(self) -> FromWorker:
+        """Return the next message, or raise `ChannelClosed`."""
+        ...
+
+
+class Process(Protocol):
+    """Where a worker lives."""
+
+    @property
+    def channel(self) -> Channel: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    def kill(self) -> None: ...
+
+    async def end(self) -> str:
+        """End the worker; return how it ended, in words."""
+        ...
+
+
 class Connection:
-    def __init__(self, process: WorkerProcess) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
         self._handles = count(1)
         self._inboxes: dict[int, asyncio.Queue[Arrival]] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +43,15 @@ class LoadedModel:
     prompts: PromptReader
     info: ModelInfo
     samplers: SamplerFactory
+    context: LlamaContext
+
+    def close(self) -> None:
+        """Free it all; nothing of it may be used any more."""
+        self.context.close()
+        self.model.close()
 
 
-def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stopwatch) -> LoadedModel:
+def load(options: LoadOptions, on_progress: Callable[[float], object], watch: Stopwatch) -> LoadedModel:
     """Load the model and run it once, so that the first request pays for nothing. Raises `LoadFailed`."""
     started = time.perf_counter()
     header = read_model(Path(options.path)).header
@@ -54,8 +61,9 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
     if not model.can_generate:
         raise LoadFailed(f"{options.path} is no text-generation model (architecture {model.architecture})")
     prompts = PromptReader(model.vocabulary, _template(options, model, watch))
-    sizes = context_options(options, model.trained_context)
-    context = LlamaContext(model, sizes)
+    with _freed_on_failure(model):
+        sizes = context_options(options, model.trained_context)
+        context = LlamaContext(model, sizes)
     runner = LlamaRunner(context, model.vocabulary)
     _warm_up(runner, context, sizes)
     gpu = library.gpu_device() if options.gpu_layers != 0 else None
@@ -78,7 +86,17 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         load_s=time.perf_counter() - started,
     )
     engine = _engine(runner, context, sizes, options, info)
-    return LoadedModel(model, engine, prompts, info, runner.samplers)
+    return LoadedModel(model, engine, prompts, info, runner.samplers, context)
+
+
+@contextmanager
+def _freed_on_failure(model: LlamaModel) -> Iterator[None]:
+    """A process that loads another model after this one needs the memory."""
+    try:
+        yield
+    except LoadFailed:
+        model.close()
+        raise
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:

@@ -1,17 +1,19 @@
 """A worker's main loop: reads what the front wants, prepares prompts beside the loop, and sends what happens.
 
 Knows the socket and the threads; the tokens belong to the engine's thread. The end of the socket is the end of
-the process: nothing outlives the front.
+the process: nothing outlives the front. Where both live in one process, `close` gives everything back instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import NoReturn, Protocol
 
 import msgspec
 import psutil
@@ -26,8 +28,9 @@ from ocak.core.errors import (
 )
 from ocak.core.request import GenerateRequest, TokenPrompt
 from ocak.engine.sequence import Sequence
-from ocak.worker.channel import Channel, ChannelClosed
+from ocak.worker.channel import ChannelClosed
 from ocak.worker.engine_loop import Answer, EngineLoop
+from ocak.worker.engine_thread import EngineThread
 from ocak.worker.loading import LoadedModel, load
 from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import (
@@ -57,15 +60,33 @@ PROGRESS_STEP = 0.02
 QUICK_TOKENS = 4096  # a token prompt of this length is read at once
 
 
-class Worker:
-    """One model, one engine, one socket to the front."""
+class Front(Protocol):
+    """The way to the front."""
 
-    def __init__(self, channel: Channel[ToWorker]) -> None:
+    def send(self, message: msgspec.Struct) -> None:
+        """Queue one message; it is dropped once the front has gone."""
+        ...
+
+    async def receive(self) -> ToWorker:
+        """Return the next message, or raise `ChannelClosed`."""
+        ...
+
+
+def _end_process() -> NoReturn:
+    os._exit(70)  # the fleet starts another
+
+
+class Worker:
+    """One model, one engine, one way to the front; `on_broken` is called when the engine can serve nobody."""
+
+    def __init__(self, channel: Front, on_broken: Callable[[], None] = _end_process) -> None:
         self._channel = channel
+        self._on_broken = on_broken
+        self._is_closing = self._is_serving = False
         self._loop = asyncio.get_running_loop()
         # One thread loads and runs the model: two were a fifth slower with 16 clients, most likely because OpenMP
         # counts the threads of each caller and spins less at barriers once they are more than the cores.
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._engine_thread = EngineThread()
         self._prompts = ThreadPoolExecutor(2, thread_name_prefix="prompt")
         self._calls = ThreadPoolExecutor(1, thread_name_prefix="call")  # tokenising for its own sake waits apart
         self._template_watch = Stopwatch()
@@ -87,15 +108,25 @@ class Worker:
         except* ChannelClosed:
             logger.info("the front has gone")
 
+    def close(self) -> None:
+        """Stop the engine and free the model, once `run` has returned; a load under way is given up."""
+        self._is_closing = True
+        for task in self._preparing.values():
+            task.cancel()
+        for pool in (self._prompts, self._calls):
+            pool.shutdown(cancel_futures=True)
+        if self._is_serving:
+            self._engine_loop.stop()
+        self._engine_thread.submit(self._free)
+        self._engine_thread.shutdown()
+
     async def _listen(self) -> None:
         while True:
             self._handle(await self._channel.receive())
 
     async def _load(self, options: LoadOptions) -> None:
         try:
-            self._loaded = await self._loop.run_in_executor(
-                self._engine_thread, load, options, self._on_progress, self._template_watch
-            )
+            await self._loop.run_in_executor(self._engine_thread, self._load_here, options)
         except OcakError as error:
             self._channel.send(Rejected(to_wire(error)))
             return
@@ -106,13 +137,31 @@ class Worker:
             return
         piece = self._loaded.model.vocabulary.piece
         self._engine_loop = EngineLoop(self._loaded.engine, piece, self._publish, self._step_watch)
-        self._engine_thread.submit(self._engine_loop.run)
+        self._is_serving = True
+        self._engine_thread.submit(self._drive)
         self._channel.send(Loaded(self._loaded.info))
 
-    def _on_progress(self, progress: float) -> None:
+    def _load_here(self, options: LoadOptions) -> None:
+        self._loaded = load(options, self._on_progress, self._template_watch)
+
+    def _drive(self) -> None:
+        try:
+            self._engine_loop.run()
+        except Exception:
+            # The boundary of the thread: without it the worker is of no use.
+            logger.exception("the engine stopped")
+            self._on_broken()
+
+    def _free(self) -> None:
+        if hasattr(self, "_loaded"):
+            self._loaded.close()
+
+    def _on_progress(self, progress: float) -> bool:
+        """Tell the front; return whether to go on."""
         if progress - self._progress >= PROGRESS_STEP:
             self._progress = progress
             self._loop.call_soon_threadsafe(self._channel.send, Loading(progress))
+        return not self._is_closing
 
     def _publish(self, events: Events) -> None:
         self._loop.call_soon_threadsafe(self._channel.send, events)
