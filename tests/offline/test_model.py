@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -62,6 +63,27 @@ def test_a_batch_runs_in_all_slots_at_once(tiny_model: Path) -> None:
         stats = fresh.stats
     assert stats.generation_tokens == 8 * 12
     assert stats.steps <= 2 * (12 + 4), "eight answers one after another take 96 steps"
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+@pytest.mark.parametrize("kv_cells", [0, 2 * 512], ids=["split", "unified"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "mamba"])
+def test_equal_prompts_are_computed_once_with_any_memory(
+    tmp_path: Path, architecture: Literal["llama", "gemma2", "mamba"], kv_cells: int, prefix_cache: bool
+) -> None:
+    file = write_model(tmp_path / "model.gguf", TinyModel(architecture=architecture))
+    prompt = [i * 7 % 200 + 1 for i in range(300)]
+    with ocak.load(
+        file, context=512, parallel=4, kv_cells=kv_cells, threads=1, prefix_cache=prefix_cache
+    ) as loaded:
+        alone = loaded.generate([[1, 2], prompt], **GREEDY)[1].text
+        before = loaded.stats.prompt_tokens
+        together = loaded.generate([prompt] * 4 if not prefix_cache else [[9, *prompt]] * 4, **GREEDY)
+        computed = loaded.stats.prompt_tokens - before
+    assert len({result.text for result in together}) == 1
+    assert prefix_cache or together[0].text == alone
+    length = len(prompt) + prefix_cache
+    assert length <= computed <= length + 3 * 16, "the prompt, and of the other three what was not awaited"
 
 
 def test_a_chat_is_read_through_the_models_template(model: ocak.Model) -> None:

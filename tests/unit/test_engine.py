@@ -31,6 +31,7 @@ class Job:
     arrives_at: int = 0  # step
     tenant: str = ""
     priority: int = 0
+    family: str = ""
 
 
 def sequence(index: int, job: Job) -> Sequence:
@@ -43,6 +44,7 @@ def sequence(index: int, job: Job) -> Sequence:
         tenant=job.tenant,
         priority=job.priority,
         root=job.tenant,
+        family=job.family,
     )
 
 
@@ -71,7 +73,8 @@ def limits(
 
 def serve(jobs: list[Job], size: SchedulerLimits) -> tuple[list[list[int]], FakeRunner, Engine]:
     """Run every job to its end or its leaving; return the answers' tokens."""
-    runner = FakeRunner(num_cells=size.num_cells, shares_cells=size.shares_cells)
+    takes_parts = size.reuse == "parts"
+    runner = FakeRunner(num_cells=size.num_cells, shares_cells=size.shares_cells, takes_parts=takes_parts)
     engine = Engine(runner, size)
     sequences = [sequence(index, job) for index, job in enumerate(jobs)]
     waiting = list(range(len(jobs)))
@@ -158,13 +161,14 @@ families = st.lists(
         arrives_at=st.integers(0, 30),
         tenant=st.sampled_from(["", "", "", "other"]),
         priority=st.integers(-1, 1),
+        family=st.sampled_from(["", "", "f", "g"]),
     ),
     min_size=1,
     max_size=12,
 )
 
 
-reuses: st.SearchStrategy[Reuse] = st.sampled_from(["parts", "wholes"])
+reuses: st.SearchStrategy[Reuse | None] = st.sampled_from(["parts", "wholes", None])
 slot_counts, budgets = st.integers(1, 5), st.integers(6, 80)
 split = st.builds(limits, slot_counts, budgets, st.none(), reuses, st.sampled_from([0, 40, 100, 1000]))
 unified = st.builds(limits, slot_counts, budgets, st.sampled_from([CONTEXT, CONTEXT + 30, 2 * CONTEXT]), reuses)
@@ -200,6 +204,35 @@ def test_a_prefix_that_many_wait_for_is_computed_once(cells: int | None) -> None
     jobs = [Job((*LONG, 70 + i), 4) for i in range(4)]
     _, runner, _ = serve(jobs, limits(4, 25, cells, "parts"))
     assert computed(runner) == len(LONG) + 4 * 1 + 4 * 3
+
+
+@pytest.mark.parametrize("reuse", ["parts", "wholes", None])
+@pytest.mark.parametrize("cells", [None, 3 * CONTEXT], ids=["split", "unified"])
+def test_the_answers_of_one_request_compute_their_prompt_once_and_start_together(
+    cells: int | None, reuse: Reuse | None
+) -> None:
+    jobs = [Job(LONG, 4, seed=seed, family="f") for seed in range(4)]
+    alone = [serve([job], limits(1, 10_000))[0][0] for job in jobs]
+    together, runner, _ = serve(jobs, limits(4, 25, cells, reuse))
+    assert together == alone
+    rest = sum(len(answer) - 1 for answer in alone)
+    assert computed(runner) == len(LONG) + 3 * 1 + rest
+    first_tokens = [[chunk.slot for chunk in batch if chunk.sampler is not None] for batch in runner.batches]
+    started = [slots for slots in first_tokens if slots]
+    assert {*started[0], *started[1]} == {0, 1, 2, 3}, "all have their first token a step after the first one's"
+
+
+def test_the_answers_of_one_request_share_with_nobody_where_nothing_is_kept() -> None:
+    jobs = [Job(LONG, 4, family="f"), Job(LONG, 4), Job(LONG, 4, family="g"), Job(LONG, 4, family="f", tenant="x")]
+    _, runner, _ = serve(jobs, limits(4, 64))
+    assert computed(runner) == 4 * (len(LONG) + 3)
+
+
+def test_who_waited_for_a_holder_that_left_computes_the_prompt_itself() -> None:
+    jobs = [Job(LONG, 4, family="f", leaves_after=2), Job(LONG, 4, family="f"), Job(LONG, 4, family="f")]
+    for reuse in ("parts", "wholes", None):
+        together, _, _ = serve(jobs, limits(4, 20, None, reuse))  # type: ignore[arg-type]
+        assert together[1] == together[2] == serve([Job(LONG, 4)], limits(1))[0][0]
 
 
 def test_conversations_that_take_turns_in_fewer_slots_compute_their_new_tokens_alone() -> None:

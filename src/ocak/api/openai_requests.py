@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ocak.api.best_of import num_generated, num_sent
 from ocak.api.errors import UnsupportedParameter
 from ocak.api.json_body import decode_field
 from ocak.api.openai_logprobs import chat_count, completion_count
@@ -31,7 +32,6 @@ from ocak.core.request import (
 )
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for completions; chats go on to their end
-MAX_N = 16
 MAX_PROMPTS = 1024
 MAX_MESSAGES = 10_000
 NO_CALLS = (b"", b"null", b"[]")
@@ -49,11 +49,14 @@ class Origin:
 
 
 def completion_requests(body: CompletionBody, origin: Origin) -> list[GenerateRequest]:
-    """Return a request for each choice: prompt i's jth answer is choice i * n + j."""
+    """Return a request for each answer: the jth to prompt i is at i * n + j; with `best_of`, that stands for n."""
     prompts = [_with_suffix(prompt, body) for prompt in _prompts(body.prompt)]
     stopping = _stopping(body, COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
     requests = _requests(prompts, body, origin, stopping=stopping, echo=bool(body.echo))
-    return _with_logprobs(requests, completion_count(body))
+    count = completion_count(body)
+    if count is None and num_generated(body) > num_sent(body):
+        count = 0  # they are compared by them
+    return _with_logprobs(requests, count)
 
 
 def chat_requests(body: ChatBody, origin: Origin) -> list[GenerateRequest]:
@@ -75,9 +78,7 @@ def chat_prompt(messages: list[MessageBody]) -> ChatPrompt:
 def _requests(
     prompts: list[Prompt], body: CommonBody, origin: Origin, *, stopping: Stopping, echo: bool
 ) -> list[GenerateRequest]:
-    n = 1 if body.n is None else body.n
-    if not 1 <= n <= MAX_N:
-        raise InvalidRequest(f"n must be between 1 and {MAX_N}, not {n}", param="n")
+    n = num_generated(body)
     samplings = _samplings(_sampling(body), n)
     return [
         GenerateRequest(
@@ -88,6 +89,7 @@ def _requests(
             stopping=stopping,
             echo=echo,
             tenant=origin.tenant,
+            family=origin.id if n > 1 else "",
             priority=body.priority or 0,
             cache_salt=body.cache_salt or "",
         )

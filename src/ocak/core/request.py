@@ -133,6 +133,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None  # tell each token's log-probability, and those of as many of the likeliest
     tenant: str = DEFAULT_TENANT
     priority: int = 0  # lower ones go first, among the tenant's own
+    family: str = ""  # the same for the answers of one request, which share their prompt while they run
     cache_salt: str = ""  # cached prefixes are shared within a tenant, and there under the same salt
 
 

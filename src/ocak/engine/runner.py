@@ -118,6 +118,7 @@ class FakeRunner:
     num_vocab: int = 97
     num_cells: int | None = None
     shares_cells: bool = False
+    takes_parts: bool = True  # else cells are taken off or over all at once
     cells: dict[int, list[FakeCell]] = field(default_factory=dict)
     saved: dict[int, list[int]] = field(default_factory=dict)
     samplers: list[FakeSampler] = field(default_factory=list)
@@ -152,6 +153,7 @@ class FakeRunner:
         self.num_aborts += 1
 
     def trim(self, slot: int, keep: int) -> None:
+        assert self.takes_parts or keep in (0, len(self.cells.get(slot, []))), "a part of what only goes whole"
         self.cells[slot] = self.cells.pop(slot, [])[:keep]
         if not self.cells[slot]:
             del self.cells[slot]
@@ -159,6 +161,7 @@ class FakeRunner:
     def copy(self, source: int, slot: int, count: int) -> None:
         assert not self.cells.get(slot), "a copy into a slot that holds something"
         assert 0 < count <= len(self.cells[source]), "a copy of what is not there"
+        assert self.takes_parts or count == len(self.cells[source]), "a part of what only goes whole"
         copied = self.cells[source][:count]
         self.cells[slot] = copied if self.shares_cells else [FakeCell(cell.token) for cell in copied]
 

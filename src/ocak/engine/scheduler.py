@@ -216,7 +216,7 @@ class Scheduler:
         room = self.limits.batch_tokens
         rows: list[tuple[Sequence, int]] = []
         for sequence in sorted(prompts.values(), key=lambda sequence: sequence.turn):
-            pending = sequence.num_pending
+            pending = sequence.num_to_stop
             if pending <= min(wanted * STRETCH, room):
                 rows.append((sequence, pending))
                 wanted -= pending

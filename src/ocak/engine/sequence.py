@@ -38,6 +38,7 @@ class Sequence:
     tenant: str = ""
     priority: int = 0  # lower ones go first, among the tenant's own
     root: Hashable = None  # prefixes are shared under the same root alone
+    family: str = ""  # of a request's several answers, which share their prompt even where nothing else is shared
     num_logprobs: int | None = None  # of the likeliest to tell beside each token's own; None: nothing at all
     rules: TokenRules = NO_RULES
     num_prompt: int = field(init=False)
@@ -48,6 +49,7 @@ class Sequence:
     is_admitted: bool = False  # has held a slot before
     turn: int = 0  # the order in which sequences were admitted
     awaited: Awaited | None = None  # a prefix that another is computing
+    stops: set[int] = field(default_factory=set)  # lengths at which others wait to take it over
     is_finished: bool = False
 
     def __post_init__(self) -> None:
@@ -61,6 +63,12 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens not yet computed: 1 while decoding, more in prefill."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def num_to_stop(self) -> int:
+        """Pending tokens that one chunk may hold."""
+        ahead = [stop for stop in self.stops if stop > self.num_computed]
+        return min(ahead, default=len(self.tokens)) - self.num_computed
 
     @property
     def in_prefill(self) -> bool:

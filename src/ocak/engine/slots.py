@@ -2,7 +2,8 @@
 
 A slot that a sequence has left keeps its cells as a cached prefix until the slot or its cells are needed; the
 least recently used goes first. A new sequence starts from the longest prefix that any slot of its tenant holds,
-running or cached.
+running or cached. Where nothing is kept, the answers of one request still share their prompt while they run.
+Who waits for a prefix takes it over the moment it is there; a holder that cannot give parts stops there.
 What an answer that ended by itself leaves is saved to host memory before its slot is used otherwise, within a
 budget, and comes back when it is asked for again: copying is quicker than computing.
 Invariants: a slot has at most one sequence; the account of cells and the tree agree with what every slot holds;
@@ -11,6 +12,7 @@ what is saved is within its budget.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -119,23 +121,40 @@ class Slots:
 
     def longest_prefix(self, sequence: Sequence) -> Prefix | None:
         """Return the best start for a sequence; None if it is worth waiting for one that is being computed."""
-        if not self.limits.keeps_prefixes:
+        if not (self.limits.keeps_prefixes or sequence.family):
             return NO_PREFIX
         if sequence.awaited is not None and sequence.awaited.is_coming:
             return None
         best, coming = NO_PREFIX, NO_PREFIX
         # One token is always left to compute: its logits are the first answer's.
-        for holder, common in self._tree.match(sequence.root, sequence.tokens, len(sequence.tokens) - 1).items():
+        root, end = self._root(sequence), len(sequence.tokens) - 1
+        for holder, common in self._tree.match(root, sequence.tokens, end).items():
             held = self._saved.get(holder) or self.cells.length(holder)
             length = min(common, held) if self.limits.reuse == "parts" or held <= common else 0
             if length > best.length or (length == best.length > 0 and holder in self._cached):
                 best = Prefix(holder, length)
-            if common > coming.length and holder in self.running and self.limits.reuse == "parts":
+            if common > coming.length and self._will_hold(holder, common):
                 coming = Prefix(holder, common)
         if coming.length - best.length >= WORTH_WAITING:
-            sequence.awaited = Awaited(self.running[coming.holder], coming.length - WORTH_WAITING + 1)
+            sequence.awaited = self._await(coming)
             return None
         return best if self._is_worth_it(best) else NO_PREFIX
+
+    def _will_hold(self, holder: int, length: int) -> bool:
+        """Whether a running sequence's first so many cells can be taken over now or later."""
+        if holder not in self.running:
+            return False
+        return self.limits.reuse == "parts" or self.running[holder].num_computed < length
+
+    def _await(self, coming: Prefix) -> Awaited:
+        holder = self.running[coming.holder]
+        if self.limits.reuse == "parts":
+            return Awaited(holder, coming.length - WORTH_WAITING + 1)
+        holder.stops.add(coming.length)
+        return Awaited(holder, coming.length)
+
+    def _root(self, sequence: Sequence) -> Hashable:
+        return sequence.root if self.limits.keeps_prefixes else (sequence.root, sequence.family)
 
     def _is_worth_it(self, prefix: Prefix) -> bool:
         return self.limits.shares_cells or prefix.length >= WORTH_COPYING or self._is_own(prefix, prefix.holder)
@@ -152,7 +171,7 @@ class Slots:
         sequence.slot = slot
         sequence.num_computed = prefix.length
         self.running[slot] = sequence
-        self._tree.insert(slot, sequence.root, sequence.tokens)
+        self._tree.insert(slot, self._root(sequence), sequence.tokens)
         return moves
 
     def release(self, sequence: Sequence, keep: Keep = "host") -> list[Move]:

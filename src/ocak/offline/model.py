@@ -6,6 +6,7 @@ and the engine that servers have. What ends llama.cpp ends the process, for ther
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import weakref
@@ -58,6 +59,7 @@ class Model:
         planned = plan(source, settings)
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when llama.cpp's library is loaded
         self._key = planned.key
+        self._batches = itertools.count(1)
         self._session = Session(planned.key)
         weakref.finalize(self, self._session.abandon).atexit = False
         try:
@@ -114,7 +116,8 @@ class Model:
         return self._session.run(self._gateway.detokenize(None, tuple(tokens)))
 
     def _answers(self, prompts: Sequence[Prompt], options: dict[str, object]) -> list[Result]:
-        requests = [as_request(self._key, prompt, options) for prompt in prompts]
+        family = f"batch {next(self._batches)}"
+        requests = [as_request(self._key, prompt, options, family) for prompt in prompts]
         completions = self._session.run(complete_all(self._gateway, requests)) if requests else []
         return [_result(completion) for completion in completions]
 

@@ -27,6 +27,7 @@ from ocak.core.request import (
 Chat: TypeAlias = Sequence[Mapping[str, str]]  # messages with "role" and "content"
 PromptLike: TypeAlias = str | Sequence[int] | Chat
 PROMPTS = "a text, a list of token ids, or a list of chat messages"
+NO_OPTIONS = {"id", "model", "prompt", "sampling", "stopping", "tenant", "family"}
 MESSAGES = '{"role": …, "content": …}, both texts'
 
 
@@ -49,10 +50,10 @@ def as_prompt(given: object, param: str = "prompt") -> Prompt:
     return TokenPrompt(tuple(given))
 
 
-def as_request(model: str, prompt: Prompt, options: Mapping[str, object]) -> GenerateRequest:
+def as_request(model: str, prompt: Prompt, options: Mapping[str, object], family: str = "") -> GenerateRequest:
     """Raises `InvalidRequest` that names the option which is unknown or of a wrong type."""
     sampling, stopping, own = (_names(kind) for kind in (Sampling, Stopping, GenerateRequest))
-    own -= {"id", "model", "prompt", "sampling", "stopping", "tenant"}
+    own -= NO_OPTIONS
     _check_known(options, sampling | stopping | own)
     fields: dict[str, object] = {name: value for name, value in options.items() if name in own}
     fields |= {"id": "offline", "model": model}
@@ -63,7 +64,7 @@ def as_request(model: str, prompt: Prompt, options: Mapping[str, object]) -> Gen
         checked = msgspec.convert(fields, GenerateRequest)
     except msgspec.ValidationError as error:
         raise _wrong_type(str(error)) from error
-    return msgspec.structs.replace(checked, prompt=prompt)
+    return msgspec.structs.replace(checked, prompt=prompt, family=family)
 
 
 def _message(given: Mapping[object, object], where: str) -> Message:

@@ -238,6 +238,7 @@ class Worker:
             tenant=request.tenant,
             priority=request.priority,
             root=(request.tenant, request.cache_salt),
+            family=request.family,
             num_logprobs=request.logprobs,
             rules=token_rules(request, vocabulary),
         )
