@@ -15,8 +15,18 @@ from bench import prepare, report
 from bench.neighbours import Neighbours
 from bench.report import Report
 
-NAMES = ("startup", "overhead", "throughput", "single", "disturbed", "prefixes", "state_leak", "disconnects")
-ON_THE_SHAPE_MODEL = {"throughput", "single", "disturbed", "prefixes", "disconnects"}
+NAMES = (
+    "startup",
+    "overhead",
+    "throughput",
+    "single",
+    "disturbed",
+    "prefixes",
+    "samples",
+    "state_leak",
+    "disconnects",
+)
+ON_THE_SHAPE_MODEL = {"throughput", "single", "disturbed", "prefixes", "samples", "disconnects"}
 
 
 def main() -> int:

@@ -32,12 +32,12 @@ def test_four_answers_compute_their_prompt_once(server: RunningServer, api: Open
     before = computed(server)
     answer = api.completions.create(model="embedded", prompt="Four. " + PROMPT, n=4, max_tokens=8, seed=1)
     assert answer.usage is not None and answer.usage.prompt_tokens > 200
-    assert answer.usage.prompt_tokens <= computed(server) - before <= answer.usage.prompt_tokens + 3 * 16
+    assert computed(server) - before == answer.usage.prompt_tokens + 3 * 1
     assert len({choice.text for choice in answer.choices}) > 1
-    stream = api.completions.create(model="embedded", prompt="A stream. " + PROMPT, n=4, max_tokens=8, stream=True)
     before = computed(server)
+    stream = api.completions.create(model="embedded", prompt="A stream. " + PROMPT, n=4, max_tokens=8, stream=True)
     assert {chunk.choices[0].index for chunk in stream} == {0, 1, 2, 3}
-    assert computed(server) - before < 2 * answer.usage.prompt_tokens
+    assert computed(server) - before < answer.usage.prompt_tokens + 16, "the prompts differ in a few tokens"
 
 
 def test_the_best_of_four_is_the_likeliest_of_the_same_four(api: OpenAI) -> None:

@@ -148,9 +148,8 @@ class Slots:
 
     def _await(self, coming: Prefix) -> Awaited:
         holder = self.running[coming.holder]
-        if self.limits.reuse == "parts":
-            return Awaited(holder, coming.length - WORTH_WAITING + 1)
-        holder.stops.add(coming.length)
+        if self.limits.reuse != "parts":
+            holder.stops.add(coming.length)
         return Awaited(holder, coming.length)
 
     def _root(self, sequence: Sequence) -> Hashable:
