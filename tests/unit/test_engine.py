@@ -183,6 +183,49 @@ def test_prefixes_that_are_kept_never_change_the_tokens(jobs: list[Job], size: S
         assert answer == full if job.leaves_after is None else answer == full[: len(answer)]
 
 
+@settings(deadline=None)
+@given(families, st.one_of(split, unified).filter(lambda size: size.keeps_prefixes), st.integers(1, 7))
+def test_prefixes_that_come_from_elsewhere_never_change_the_tokens(
+    jobs: list[Job], size: SchedulerLimits, every: int
+) -> None:
+    takes_parts = size.reuse == "parts"
+    runner = FakeRunner(num_cells=size.num_cells, shares_cells=size.shares_cells, takes_parts=takes_parts)
+    engine = Engine(runner, size)
+    sequences = [sequence(index, job) for index, job in enumerate(jobs)]
+    for each in sequences:
+        engine.submit(each)
+    step = 0
+    while engine.has_work:
+        step += 1
+        if step % every == 0:
+            job = jobs[step % len(jobs)]
+            prefix = list(job.prompt[: 1 + step % len(job.prompt)])
+            has_room = engine.adopt(job.tenant, prefix, repr([*prefix, 1, 2] if takes_parts else prefix).encode())
+            length, data = engine.export(job.tenant, prefix)
+            assert length > 0 if has_room else length >= 0
+            assert bytes(data).startswith(repr(prefix[:length]).encode()[:-1]) or not length
+        engine.check_integrity()
+        engine.step()
+        engine.check_integrity()
+        stats = engine.stats()
+        assert stats.kv_cells_used + stats.kv_cells_cached == runner.num_used, "a wrong account"
+    for job, each in zip(jobs, sequences, strict=True):
+        assert each.tokens[each.num_prompt :] == serve([Job(job.prompt, job.max_tokens)], limits(1, 10_000))[0][0]
+
+
+def test_a_prefix_from_elsewhere_that_is_refused_leaves_nothing() -> None:
+    class Refusing(FakeRunner):
+        def restore(self, key: int, slot: int, count: int) -> None:
+            raise RunFailed("not taken")
+
+    runner = Refusing()
+    engine = Engine(runner, limits(2, 64, None, "parts"))
+    with pytest.raises(RunFailed):
+        engine.adopt("", [1, 2, 3], b"[1, 2, 3]")
+    engine.check_integrity()
+    assert runner.saved == {} and engine.stats().kv_cells_cached == 0
+
+
 def computed(runner: FakeRunner) -> int:
     return sum(map(computed_in, runner.batches))
 

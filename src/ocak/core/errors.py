@@ -12,6 +12,7 @@
     ├── GenerationFailed            the engine could not go on with this request
     ├── LoadFailed                  a worker could not load its model
     ├── ModelFileError              a model file is missing, truncated or lying
+    ├── StateFileError              a saved conversation cannot be written, read, or used here
     ├── DownloadError               a model could not be fetched whole
     └── ConfigError                 a setting is unknown, mistyped or out of range
 
@@ -80,6 +81,10 @@ class LoadFailed(OcakError):
 
 class ModelFileError(OcakError):
     code = "model_file_invalid"
+
+
+class StateFileError(OcakError):
+    code = "state_file_invalid"
 
 
 class DownloadError(OcakError):

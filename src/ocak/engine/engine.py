@@ -9,16 +9,17 @@ Invariants: every sequence that was submitted ends exactly once, by an `Ended` o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
+from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Trim
 from ocak.engine.pacing import Pacer
-from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, RunFailed, Runner
+from ocak.engine.runner import Aborted, CellData, Chunk, Logprobs, NoRoom, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Copy, Forget, Keep, Move, Restore, Save, Trim
+from ocak.engine.slots import Keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,41 @@ class Engine:
         for sequence, _ in batch.rows:
             self.finish(sequence, "nothing")
         return [Broken(sequence, message) for sequence, _ in batch.rows]
+
+    def export(self, root: Hashable, tokens: list[int]) -> tuple[int, CellData]:
+        """Return how many of the tokens are computed and cached, and cells that begin with them.
+
+        Raises `RunFailed`, `MemoryError`.
+        """
+        slots = self._scheduler.slots
+        prefix = slots.held_prefix(root, tokens)
+        if not prefix.length:
+            return 0, b""
+        if slots.is_saved(prefix.holder):
+            return prefix.length, self._runner.saved_data(prefix.holder)
+        key = slots.new_key()
+        self._runner.save(prefix.holder, key)
+        data = self._runner.saved_data(key)
+        self._runner.forget(key)
+        return prefix.length, data
+
+    def adopt(self, root: Hashable, tokens: list[int], data: CellData) -> bool:
+        """Cache a prefix whose cells were exported before; return whether there was room. Raises `RunFailed`."""
+        slots = self._scheduler.slots
+        slot, moves = slots.adopt(root, tokens)
+        self._make(moves)
+        if slot is None:
+            return False
+        key = slots.new_key()
+        self._runner.put_data(key, data)
+        try:
+            self._runner.restore(key, slot, len(tokens))
+        except RunFailed:
+            self._make(slots.drop(slot))
+            raise
+        finally:
+            self._runner.forget(key)
+        return True
 
     def stats(self, busy_s: float = 0.0) -> EngineStats:
         """A snapshot; `busy_s` is the caller's measure of its time with the engine."""

@@ -35,6 +35,9 @@ class Logprobs:
     likeliest: tuple[tuple[int, float], ...]  # ids and values, best first
 
 
+CellData = bytes | memoryview  # cells in a form of the runner's own
+
+
 class RunFailed(Exception):
     """The batch was not computed; its sequences cannot go on."""
 
@@ -85,6 +88,14 @@ class Runner(Protocol):
 
     def restore(self, key: int, slot: int, count: int) -> None:
         """Give the slot, which holds nothing, the first cells of those saved under the key. Raises `RunFailed`."""
+        ...
+
+    def saved_data(self, key: int) -> CellData:
+        """Return what was saved under the key; it outlives the key."""
+        ...
+
+    def put_data(self, key: int, data: CellData) -> None:
+        """Have `data` be what was saved under the key; whether it fits the model, `restore` finds out."""
         ...
 
     def forget(self, key: int) -> None:
@@ -173,6 +184,12 @@ class FakeRunner:
         assert not self.cells.get(slot), "restored into a slot that holds something"
         assert 0 < count <= len(self.saved[key])
         self.cells[slot] = [FakeCell(token) for token in self.saved[key][:count]]
+
+    def saved_data(self, key: int) -> CellData:
+        return repr(self.saved[key]).encode()
+
+    def put_data(self, key: int, data: CellData) -> None:
+        self.saved[key] = [int(token) for token in bytes(data).strip(b"[]").split(b",")]
 
     def forget(self, key: int) -> None:
         self.saved.pop(key, None)

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from ocak.engine.moves import Move
 from ocak.engine.padding import gaps, neighbours, reach, tiled
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Keep, Move, Prefix, Reuse, SlotLimits, Slots
+from ocak.engine.slots import Keep, Prefix, Reuse, SlotLimits, Slots
 from ocak.engine.waiting import Waiting
 
 GRAIN = 32  # chunks of whole grains suit the kernels

@@ -18,6 +18,7 @@ from itertools import count
 from typing import Literal
 
 from ocak.engine.cells import Cells, SplitCells, UnifiedCells
+from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Trim
 from ocak.engine.prefix_tree import PrefixTree
 from ocak.engine.sequence import Awaited, Sequence
 
@@ -37,50 +38,6 @@ class SlotLimits:
     reuse: Reuse = "parts"
     keeps_prefixes: bool = False  # for others, when a sequence ends
     host_tokens: int = 0  # the budget of saved prefixes
-
-
-@dataclass(frozen=True, slots=True)
-class Trim:
-    """Remove all cells of the slot but the first."""
-
-    slot: int
-    keep: int
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Give the slot, which holds nothing, the first cells of another."""
-
-    source: int
-    slot: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """Copy the slot's cells to host memory under a key."""
-
-    slot: int
-    key: int
-
-
-@dataclass(frozen=True, slots=True)
-class Restore:
-    """Give the slot, which holds nothing, the first cells of those saved under the key."""
-
-    key: int
-    slot: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Free what was saved under the key."""
-
-    key: int
-
-
-Move = Trim | Copy | Save | Restore | Forget
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +161,45 @@ class Slots:
         self.cells.trim(slot, 0)
         sequence.num_computed = sequence.num_cached = 0
         return [self.forget(key), Trim(slot, 0)]
+
+    def held_prefix(self, root: Hashable, tokens: list[int]) -> Prefix:
+        """Return the most that a slot or a saved prefix has of the tokens, to be kept elsewhere."""
+        best = NO_PREFIX
+        for holder, common in self._tree.match(root, tokens).items():
+            held = self._saved.get(holder) or self.cells.length(holder)
+            length = min(common, held) if self.limits.reuse == "parts" or held <= common else 0
+            if length > best.length:
+                best = Prefix(holder, length)
+        return best
+
+    def is_saved(self, holder: int) -> bool:
+        return holder in self._saved
+
+    def adopt(self, root: Hashable, tokens: list[int]) -> tuple[int | None, list[Move]]:
+        """Take a slot for tokens that were computed elsewhere, None if there is no room for them now.
+
+        Return it and what is to be made first; the cells themselves are the caller's to bring.
+        """
+        if len(self.running) == self.limits.num_slots:
+            return None, []
+        moves: list[Move] = []
+        while self._cached and self.cells.num_free < len(tokens):
+            moves += self.evict()
+        slot = self._choose(NO_PREFIX)
+        moves += [*self._save(slot), *self._drop(slot)]
+        if self.cells.num_free < len(tokens):
+            return None, moves
+        self.cells.append(slot, len(tokens))
+        self._tree.insert(slot, root, tokens)
+        self._cached[slot] = "host"
+        return slot, moves
+
+    def drop(self, slot: int) -> list[Move]:
+        """Give a cached prefix up."""
+        return self._drop(slot)
+
+    def new_key(self) -> int:
+        return next(self._keys)
 
     def grow(self, slot: int, count: int) -> None:
         """Note that so many cells were added to the slot."""

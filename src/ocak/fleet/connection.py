@@ -32,11 +32,14 @@ from ocak.worker.messages import (
     Refused,
     Rejected,
     Reply,
+    RestoreState,
+    SaveState,
     Submit,
     Tokenize,
 )
 
 Arrival = Event | Failed | Reply | OcakError
+Call = Tokenize | Detokenize | SaveState | RestoreState
 
 
 class Channel(Protocol):
@@ -148,6 +151,16 @@ class Connection:
         handle, inbox = self._open()
         return (await self._call(Detokenize(handle, tokens), handle, inbox)).text
 
+    async def save_state(self, path: str, prompt: Prompt, tenant: str, cache_salt: str = "") -> int:
+        """Write what is cached of the prompt to a file; return the number of its tokens."""
+        handle, inbox = self._open()
+        return (await self._call(SaveState(handle, path, prompt, tenant, cache_salt), handle, inbox)).count
+
+    async def restore_state(self, path: str, tenant: str, cache_salt: str = "") -> int:
+        """Cache what is in a file; return the number of its tokens."""
+        handle, inbox = self._open()
+        return (await self._call(RestoreState(handle, path, tenant, cache_salt), handle, inbox)).count
+
     def excuse(self) -> None:
         """Begin the silence anew: the worker may have spoken while nobody listened."""
         self._heard_at = time.monotonic()
@@ -169,7 +182,7 @@ class Connection:
         inbox = self._inboxes[handle] = asyncio.Queue()
         return handle, inbox
 
-    async def _call(self, call: Tokenize | Detokenize, handle: int, inbox: asyncio.Queue[Arrival]) -> Reply:
+    async def _call(self, call: Call, handle: int, inbox: asyncio.Queue[Arrival]) -> Reply:
         self._process.channel.send(call)
         try:
             match await inbox.get():

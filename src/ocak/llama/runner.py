@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tiled
 from ocak.engine.rules import NO_RULES, TokenRules
-from ocak.engine.runner import Chunk, Logprobs, NoRoom
+from ocak.engine.runner import CellData, Chunk, Logprobs, NoRoom
 from ocak.llama.context import LlamaContext, Output
 from ocak.llama.logprobs import logprobs
 from ocak.llama.sampler import LlamaSampler, SamplerFactory
@@ -71,6 +71,12 @@ class LlamaRunner:
     def restore(self, key: int, slot: int, count: int) -> None:
         self._context.restore(slot, self._saved[key])
         self.trim(slot, count)
+
+    def saved_data(self, key: int) -> CellData:
+        return self._saved[key].data
+
+    def put_data(self, key: int, data: CellData) -> None:
+        self._saved[key] = np.frombuffer(data, np.uint8)
 
     def forget(self, key: int) -> None:
         self._saved.pop(key, None)

@@ -115,6 +115,21 @@ class Model:
         """Return the text of token ids, special tokens written out."""
         return self._session.run(self._gateway.detokenize(None, tuple(tokens)))
 
+    def save(self, path: str | os.PathLike[str], conversation: PromptLike) -> int:
+        """Write what the prefix cache has of a prompt to a file; return how many of its tokens that are.
+
+        Raises `StateFileError` if it has nothing, and for what the disk says.
+        """
+        prompt = as_prompt(conversation, "conversation")
+        return self._session.run(self._session.provider.save(os.path.abspath(path), prompt))
+
+    def restore(self, path: str | os.PathLike[str]) -> int:
+        """Put a saved conversation into the prefix cache, for prompts that begin with it; return its tokens.
+
+        Only for files that this program wrote. Raises `StateFileError` for another model's and damaged ones.
+        """
+        return self._session.run(self._session.provider.restore(os.path.abspath(path)))
+
     def _answers(self, prompts: Sequence[Prompt], options: dict[str, object]) -> list[Result]:
         family = f"batch {next(self._batches)}"
         requests = [as_request(self._key, prompt, options, family) for prompt in prompts]

@@ -36,6 +36,9 @@ class Answer:
     num_unsent: int = field(default=0, init=False)  # tokens whose text has not gone out yet
 
 
+Command = Answer | int | Callable[[Engine], None] | None  # an int cancels an answer, None stops
+
+
 class EngineLoop:
     def __init__(
         self,
@@ -48,7 +51,7 @@ class EngineLoop:
         self._piece = piece
         self._publish = publish
         self._watch = watch
-        self._commands: queue.SimpleQueue[Answer | int | None] = queue.SimpleQueue()  # None: stop
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._is_stopped = False
         self._answers: dict[int, Answer] = {}
         self._busy_s = 0.0
@@ -62,6 +65,10 @@ class EngineLoop:
         """End an answer without a word more; from any thread. An unknown handle is one that has just ended."""
         self._commands.put(handle)
         self._engine.abort(handle)
+
+    def call(self, work: Callable[[Engine], None]) -> None:
+        """Have something done between two steps; from any thread. It must not raise."""
+        self._commands.put(work)
 
     def stop(self) -> None:
         """Have `run` return after the step that runs now; from any thread."""
@@ -96,12 +103,15 @@ class EngineLoop:
             has_freed |= self._apply(self._commands.get())
         return has_freed
 
-    def _apply(self, command: Answer | int | None) -> bool:
+    def _apply(self, command: Command) -> bool:
         if command is None:
             self._is_stopped = True
             return False
         if isinstance(command, int):
             return self._forget(command)
+        if not isinstance(command, Answer):
+            command(self._engine)
+            return True
         self._answers[command.sequence.id] = command
         self._engine.submit(command.sequence)
         return False

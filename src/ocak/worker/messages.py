@@ -1,9 +1,10 @@
 """What the front and a worker say to each other, as length-prefixed MessagePack.
 
-The front speaks first: one `Load`; then `Submit`, `Cancel`, `Tokenize`, `Detokenize` in any order. The worker
-answers `Loading` (progress) and `Loaded` or `Rejected`; then `Events` (all that one engine step produced, for
-every request, in one frame), `Reply` to each call, `Refused` for what cannot be served, and a `Heartbeat` twice a
-second. The end of the socket ends the worker; the end of the worker ends the socket.
+The front speaks first: one `Load`; then `Submit`, `Cancel` and calls (`Tokenize`, `Detokenize`, `SaveState`,
+`RestoreState`) in any order. The worker answers `Loading` (progress) and `Loaded` or `Rejected`; then `Events`
+(all that one engine step produced, for every request, in one frame), `Reply` to each call, `Refused` for what
+cannot be served, and a `Heartbeat` twice a second. The end of the socket ends the worker; the end of the worker
+ends the socket.
 """
 
 from __future__ import annotations
@@ -65,6 +66,25 @@ class Detokenize(msgspec.Struct, frozen=True, tag=True):
     tokens: tuple[int, ...]
 
 
+class SaveState(msgspec.Struct, frozen=True, tag=True):
+    """Write what is cached of a prompt to a file; the answer is a `Reply` with the number of its tokens."""
+
+    handle: int
+    path: str
+    prompt: Prompt
+    tenant: str
+    cache_salt: str = ""
+
+
+class RestoreState(msgspec.Struct, frozen=True, tag=True):
+    """Cache what is in a file; the answer is a `Reply` with the number of its tokens."""
+
+    handle: int
+    path: str
+    tenant: str
+    cache_salt: str = ""
+
+
 # worker to front
 
 
@@ -95,11 +115,12 @@ class Events(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reply(msgspec.Struct, frozen=True, tag=True):
-    """The answer to one `Tokenize` (tokens) or `Detokenize` (text)."""
+    """The answer to one `Tokenize` (tokens), `Detokenize` (text), `SaveState` or `RestoreState` (count)."""
 
     handle: int
     tokens: tuple[int, ...] = ()
     text: str = ""
+    count: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -117,5 +138,5 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     rss_bytes: int
 
 
-ToWorker = Load | Submit | Cancel | Tokenize | Detokenize
+ToWorker = Load | Submit | Cancel | Tokenize | Detokenize | SaveState | RestoreState
 FromWorker = Loading | Loaded | Rejected | Events | Reply | Refused | Heartbeat

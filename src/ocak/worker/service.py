@@ -45,11 +45,14 @@ from ocak.worker.messages import (
     Refused,
     Rejected,
     Reply,
+    RestoreState,
+    SaveState,
     Submit,
     Tokenize,
     ToWorker,
 )
 from ocak.worker.rules import end_tokens, token_rules
+from ocak.worker.states import States
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
 
@@ -95,6 +98,7 @@ class Worker:
         self._progress = 0.0
         self._loaded: LoadedModel  # from the end of the load
         self._engine_loop: EngineLoop
+        self._states: States
 
     async def run(self) -> None:
         """Serve until the front closes the socket, which is noticed while loading too."""
@@ -137,6 +141,7 @@ class Worker:
             return
         piece = self._loaded.model.vocabulary.piece
         self._engine_loop = EngineLoop(self._loaded.engine, piece, self._publish, self._step_watch)
+        self._states = States(options, self._loaded, self._engine_loop, self._calls)
         self._is_serving = True
         self._engine_thread.submit(self._drive)
         self._channel.send(Loaded(self._loaded.info))
@@ -174,6 +179,8 @@ class Worker:
                 self._cancel(handle)
             case Tokenize() | Detokenize():
                 self._prepare(message.handle, self._reply(message))
+            case SaveState() | RestoreState():
+                self._prepare(message.handle, self._reply_state(message))
             case Load():
                 raise AssertionError("this worker has a model already")
 
@@ -199,6 +206,11 @@ class Worker:
     async def _reply(self, call: Tokenize | Detokenize) -> None:
         with self._refusing(call.handle):
             self._channel.send(await self._loop.run_in_executor(self._calls, self._convert, call))
+
+    async def _reply_state(self, call: SaveState | RestoreState) -> None:
+        with self._refusing(call.handle):
+            work = self._states.save(call) if isinstance(call, SaveState) else self._states.restore(call)
+            self._channel.send(Reply(call.handle, count=await work))
 
     @contextmanager
     def _refusing(self, handle: int) -> Iterator[None]:

@@ -1,0 +1,49 @@
+"""What is to be done to the cells of slots: decided by `slots`, done by the engine with its runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Remove all cells of the slot but the first."""
+
+    slot: int
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Give the slot, which holds nothing, the first cells of another."""
+
+    source: int
+    slot: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Copy the slot's cells to host memory under a key."""
+
+    slot: int
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Give the slot, which holds nothing, the first cells of those saved under the key."""
+
+    key: int
+    slot: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Free what was saved under the key."""
+
+    key: int
+
+
+Move = Trim | Copy | Save | Restore | Forget
