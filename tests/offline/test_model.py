@@ -282,13 +282,14 @@ def test_memory_and_threads_are_back_after_closing(tiny_model: Path) -> None:
         with ocak.load(tiny_model, context=2048, parallel=16, threads=1) as loaded:
             loaded.generate(["the", "and"], **GREEDY)
 
-    load_and_close()
+    for _ in range(15):  # until the allocator has its arenas
+        load_and_close()
     process, threads = psutil.Process(), threading.active_count()
     before = process.memory_info().rss
-    for _ in range(10):
+    for _ in range(20):
         load_and_close()
     cells = 2048 * 16 * 2 * 2 * 32 * 2  # layers, K and V, width, f16: what each load would leave
-    assert process.memory_info().rss - before < 5 * cells
+    assert process.memory_info().rss - before < 10 * cells
     assert threading.active_count() == threads
 
 

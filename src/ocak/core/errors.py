@@ -6,6 +6,7 @@
     │   └── BodyTooLarge            the request's bytes exceed the limit
     ├── Unauthorized                no key, or a wrong one
     ├── ModelNotFound               no model is registered under that key
+    ├── ConversationNotFound        no conversation was saved under that name
     ├── Overloaded                  the queue is full: try again after `retry_after_s`
     ├── ModelUnavailable            the model is loading, restarting or failed
     ├── WorkerLost                  the worker ended while it held the request
@@ -57,6 +58,10 @@ class Unauthorized(OcakError):
 
 class ModelNotFound(OcakError):
     code = "model_not_found"
+
+
+class ConversationNotFound(OcakError):
+    code = "conversation_not_found"
 
 
 class Overloaded(OcakError):

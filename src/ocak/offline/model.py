@@ -18,7 +18,7 @@ from typing import overload
 from ocak.api.choices import complete_all
 from ocak.core.events import FinishReason, TokenLogprob, Usage
 from ocak.core.limits import INT32_MAX
-from ocak.core.request import Prompt
+from ocak.core.request import DEFAULT_TENANT, Prompt
 from ocak.core.status import EngineStats, ModelInfo
 from ocak.fleet.process import SPIN_COUNT
 from ocak.gateway.admission import Admission, QueueLimits
@@ -61,25 +61,26 @@ class Model:
         self._key = planned.key
         self._batches = itertools.count(1)
         self._session = Session(planned.key)
+        self._provider = self._session.provider
         weakref.finalize(self, self._session.abandon).atexit = False
         try:
-            self._session.run(self._session.provider.open(planned.spec.options))
+            self._session.run(self._provider.open(planned.spec.options))
         except BaseException:
             self._session.abandon()
             raise
         queue = QueueLimits(self.info.parallel, **NO_LIMITS)
-        served = ServedModel(planned.key, self._session.provider, Admission(queue))
+        served = ServedModel(planned.key, self._provider, Admission(queue))
         self._gateway = Gateway([served])
 
     @property
     def info(self) -> ModelInfo:
         """What was loaded: names, sizes, context, device."""
-        return self._session.provider.info
+        return self._provider.info
 
     @property
     def stats(self) -> EngineStats:
         """What the engine has done so far: slots, cells, steps, tokens."""
-        return self._session.provider.status().engine
+        return self._provider.status().engine
 
     def stream(self, prompt: PromptLike, **options: object) -> TextStream:
         """Begin an answer and return its text, piece by piece; leaving the loop or `close()` ends it.
@@ -121,14 +122,14 @@ class Model:
         Raises `StateFileError` if it has nothing, and for what the disk says.
         """
         prompt = as_prompt(conversation, "conversation")
-        return self._session.run(self._session.provider.save(os.path.abspath(path), prompt))
+        return self._session.run(self._provider.save_state(os.path.abspath(path), prompt, DEFAULT_TENANT, ""))
 
     def restore(self, path: str | os.PathLike[str]) -> int:
         """Put a saved conversation into the prefix cache, for prompts that begin with it; return its tokens.
 
         Only for files that this program wrote. Raises `StateFileError` for another model's and damaged ones.
         """
-        return self._session.run(self._session.provider.restore(os.path.abspath(path)))
+        return self._session.run(self._provider.restore_state(os.path.abspath(path), DEFAULT_TENANT, ""))
 
     def _answers(self, prompts: Sequence[Prompt], options: dict[str, object]) -> list[Result]:
         family = f"batch {next(self._batches)}"

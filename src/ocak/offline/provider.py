@@ -13,7 +13,7 @@ from contextlib import aclosing
 
 from ocak.core.errors import ModelUnavailable
 from ocak.core.events import Event
-from ocak.core.request import DEFAULT_TENANT, GenerateRequest, Prompt
+from ocak.core.request import GenerateRequest, Prompt
 from ocak.core.status import EngineStats, ModelInfo, ModelStatus
 from ocak.fleet.connection import Connection
 from ocak.offline.pipe import End, pipe
@@ -79,11 +79,11 @@ class InProcessProvider:
     async def detokenize(self, tokens: tuple[int, ...]) -> str:
         return await self._serving().detokenize(tokens)
 
-    async def save(self, path: str, prompt: Prompt) -> int:
-        return await self._serving().save_state(path, prompt, DEFAULT_TENANT)
+    async def save_state(self, path: str, prompt: Prompt, tenant: str, cache_salt: str) -> int:
+        return await self._serving().save_state(path, prompt, tenant, cache_salt)
 
-    async def restore(self, path: str) -> int:
-        return await self._serving().restore_state(path, DEFAULT_TENANT)
+    async def restore_state(self, path: str, tenant: str, cache_salt: str) -> int:
+        return await self._serving().restore_state(path, tenant, cache_salt)
 
     def status(self) -> ModelStatus:
         return ModelStatus(

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from ocak.core.errors import ContextLengthExceeded, InvalidRequest, OcakError
+from ocak.core.errors import ContextLengthExceeded, InvalidRequest, OcakError, StateFileError
 from ocak.core.events import Delta, Event, Finished, FinishReason, LikelyToken, Started, TokenLogprob, Usage
 from ocak.core.request import ChatPrompt, GenerateRequest, InfillPrompt, Prompt, TextPrompt, TokenPrompt
 from ocak.core.status import EngineStats, LoadStatus, ModelState, ModelStatus
@@ -71,6 +71,12 @@ class EchoProvider:
         if unknown is not None:
             raise InvalidRequest(f"token {unknown} is not in the vocabulary", param="tokens")
         return "".join(self._words[token] for token in tokens)
+
+    async def save_state(self, path: str, prompt: Prompt, tenant: str, cache_salt: str) -> int:
+        raise StateFileError("an echo has nothing to save")
+
+    async def restore_state(self, path: str, tenant: str, cache_salt: str) -> int:
+        raise StateFileError("an echo has nothing to restore")
 
     def status(self) -> ModelStatus:
         return ModelStatus(

@@ -92,6 +92,7 @@ class Worker:
         self._engine_thread = EngineThread()
         self._prompts = ThreadPoolExecutor(2, thread_name_prefix="prompt")
         self._calls = ThreadPoolExecutor(1, thread_name_prefix="call")  # tokenising for its own sake waits apart
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")  # and checksums of whole model files
         self._template_watch = Stopwatch()
         self._step_watch = Stopwatch()
         self._preparing: dict[int, asyncio.Task[None]] = {}
@@ -117,7 +118,7 @@ class Worker:
         self._is_closing = True
         for task in self._preparing.values():
             task.cancel()
-        for pool in (self._prompts, self._calls):
+        for pool in (self._prompts, self._calls, self._disk):
             pool.shutdown(cancel_futures=True)
         if self._is_serving:
             self._engine_loop.stop()
@@ -141,7 +142,7 @@ class Worker:
             return
         piece = self._loaded.model.vocabulary.piece
         self._engine_loop = EngineLoop(self._loaded.engine, piece, self._publish, self._step_watch)
-        self._states = States(options, self._loaded, self._engine_loop, self._calls)
+        self._states = States(options, self._loaded, self._engine_loop, self._disk)
         self._is_serving = True
         self._engine_thread.submit(self._drive)
         self._channel.send(Loaded(self._loaded.info))

@@ -77,7 +77,9 @@ def write_state(path: Path, head: Head, cells: Cells) -> None:
     try:
         _write_whole(path, (*pieces, digest.digest()))
     except OSError as error:
-        raise StateFileError(f"{path} could not be written: {error.strerror or error}", param="path") from error
+        raise StateFileError(
+            f"{path.name} could not be written: {error.strerror or error}", param="path"
+        ) from error
 
 
 def read_state(path: Path, expected: Head) -> State:
@@ -85,18 +87,18 @@ def read_state(path: Path, expected: Head) -> State:
     try:
         data = _read_own(path)
     except OSError as error:
-        raise StateFileError(f"{path} could not be read: {error.strerror or error}", param="path") from error
+        raise StateFileError(f"{path.name} could not be read: {error.strerror or error}", param="path") from error
     body, digest = memoryview(data)[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
     start = len(MAGIC) + LENGTH.size
     if body[: len(MAGIC)] != MAGIC or len(body) < start:
-        raise StateFileError(f"{path} is no saved conversation", param="path")
+        raise StateFileError(f"{path.name} is no saved conversation", param="path")
     if hashlib.sha256(body).digest() != digest:
-        raise StateFileError(f"{path} is damaged: its checksum is another; delete it", param="path")
+        raise StateFileError(f"{path.name} is damaged: its checksum is another; delete it", param="path")
     (length,) = LENGTH.unpack(body[len(MAGIC) : start])
     try:
         head = msgspec.msgpack.decode(body[start : start + min(length, MAX_HEAD_BYTES)], type=Head)
     except msgspec.MsgspecError as error:
-        raise StateFileError(f"{path} is of another version of ocak: save it anew", param="path") from error
+        raise StateFileError(f"{path.name} is of another version of ocak: save it anew", param="path") from error
     _check(path, head, expected)
     return State(head, body[start + length :])
 
@@ -104,7 +106,7 @@ def read_state(path: Path, expected: Head) -> State:
 def _check(path: Path, head: Head, expected: Head) -> None:
     for name in ("version", "library", "model", "kv_type", "tenant", "cache_salt"):
         if getattr(head, name) != getattr(expected, name):
-            raise StateFileError(f"{path} is of another {DIFFERENCES[name]}; save it anew", param="path")
+            raise StateFileError(f"{path.name} is of another {DIFFERENCES[name]}; save it anew", param="path")
 
 
 DIFFERENCES = {
@@ -138,7 +140,7 @@ def _read_own(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise StateFileError(
-                f"{path} must be a file of this user's that nobody else may write: cells go to C as they are",
+                f"{path.name} must be a file of this user's that nobody else may write: cells go to C as they are",
                 param="path",
             )
         return file.read()

@@ -60,14 +60,14 @@ class States:
         tokens, root = state.head.token_ids, (call.tenant, call.cache_salt)
         if len(tokens) >= self._loaded.info.context:
             raise ContextLengthExceeded(
-                f"{call.path} has {len(tokens)} tokens and must leave room for an answer in the context of "
-                f"{self._loaded.info.context}; load the model with a larger context",
+                f"{Path(call.path).name} has {len(tokens)} tokens and must leave room for an answer in a context "
+                f"of {self._loaded.info.context}; load the model with a larger context",
                 param="path",
             )
         try:
             has_room = await self._in_engine(lambda engine: engine.adopt(root, tokens, state.cells))
         except RunFailed as error:
-            raise StateFileError(f"{call.path} was saved with other settings (flash_attn): {error}") from error
+            raise StateFileError(f"{Path(call.path).name} was saved with another flash_attn: {error}") from error
         if not has_room:
             raise Overloaded("every slot is in use; restore it again when an answer has ended", retry_after_s=1.0)
         return len(tokens)
