@@ -84,6 +84,35 @@ with ocak.load(sys.argv[1], parallel=1, threads=1) as model:
     assert out.endswith("interrupted\nlength\n") and err == "" and child.returncode == 0
 
 
+def test_ctrl_c_gives_a_load_up(tiny_model: Path) -> None:
+    code = """
+import sys, time, ocak
+import ocak.worker.service as service
+from ocak.core.errors import LoadFailed
+
+def load(options, on_progress, watch):
+    print("loading", flush=True)
+    while on_progress(0.0):
+        time.sleep(0.001)
+    raise LoadFailed("given up")
+
+service.load = load
+try:
+    ocak.load(sys.argv[1])
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    command = [sys.executable, "-c", code, str(tiny_model)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ()
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=DEADLINE_S)
+    assert (out, err, child.returncode) == ("interrupted\n", "", 0)
+
+
 def test_a_forked_process_is_told_that_the_model_is_not_there(tiny_model: Path) -> None:
     code = """
 import os, sys, ocak

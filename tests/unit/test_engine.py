@@ -265,6 +265,16 @@ def test_the_answers_of_one_request_compute_their_prompt_once_and_start_together
     assert {*started[0], *started[1]} == {0, 1, 2, 3}, "all have their first token a step after the first one's"
 
 
+@pytest.mark.parametrize("reuse", ["parts", "wholes"])
+def test_nobody_waits_for_a_prefix_that_would_not_be_copied(reuse: Reuse) -> None:
+    jobs = [Job((*LONG[:20], 70 + i), 4) for i in range(4)]
+    with mock.patch("ocak.engine.slots.WORTH_COPYING", 32):
+        engine = Engine(FakeRunner(takes_parts=reuse == "parts"), limits(4, 96, None, reuse))
+        for index, job in enumerate(jobs):
+            engine.submit(sequence(index, job))
+        assert sum(isinstance(output, Admitted) for output in engine.step()) == 4
+
+
 def test_the_answers_of_one_request_share_with_nobody_where_nothing_is_kept() -> None:
     jobs = [Job(LONG, 4, family="f"), Job(LONG, 4), Job(LONG, 4, family="g"), Job(LONG, 4, family="f", tenant="x")]
     _, runner, _ = serve(jobs, limits(4, 64))

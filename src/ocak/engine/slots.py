@@ -92,7 +92,7 @@ class Slots:
                 best = Prefix(holder, length)
             if common > coming.length and self._will_hold(holder, common):
                 coming = Prefix(holder, common)
-        if coming.length - best.length >= WORTH_WAITING:
+        if coming.length - best.length >= WORTH_WAITING and self._is_worth_it(coming):
             sequence.awaited = self._await(coming)
             return None
         return best if self._is_worth_it(best) else NO_PREFIX
