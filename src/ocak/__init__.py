@@ -1,11 +1,9 @@
 """ocak: a self-hosted LLM inference server and gateway that keeps models warm.
 
-`ocak.load` runs a model in this process. It is imported when it is first used, so that `import ocak` stays light.
+`ocak.load` runs a model in this process. It is imported at its first use, so that `import ocak` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # type checkers take it for true; `typing` is slow to import
 if TYPE_CHECKING:
     from ocak.offline.model import Model, Result, load
 
@@ -14,6 +12,8 @@ __all__ = ["Model", "Result", "__version__", "load"]
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        return getattr(import_module("ocak.offline.model"), name)
-    raise AttributeError(f"module 'ocak' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'ocak' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module("ocak.offline.model"), name)
