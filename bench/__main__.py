@@ -15,18 +15,18 @@ from bench import prepare, report
 from bench.neighbours import Neighbours
 from bench.report import Report
 
-NAMES = (
-    "startup",
-    "overhead",
+ON_THE_SHAPE_MODEL = (
     "throughput",
     "single",
     "disturbed",
     "prefixes",
     "samples",
-    "state_leak",
+    "overcommit",
+    "stalls",
+    "one_by_one",
     "disconnects",
 )
-ON_THE_SHAPE_MODEL = {"throughput", "single", "disturbed", "prefixes", "samples", "disconnects"}
+NAMES = ("startup", "overhead", "state_leak", *ON_THE_SHAPE_MODEL)
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     args = _parse()
     names = args.names
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
-    if ON_THE_SHAPE_MODEL.intersection(names):
+    if set(ON_THE_SHAPE_MODEL).intersection(names):
         prepare.prepare()
     reports = [_run(name, args) for name in names]
     missed = [row for done in reports for row in done.rows if row.met is False]

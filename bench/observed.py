@@ -25,6 +25,6 @@ def observe(server: Server, work: Load) -> dict[str, float]:
     }
 
 
-def warm_up(server: Server, clients: int) -> None:
+def warm_up(server: Server, clients: int, words: tuple[str, ...] = ()) -> None:
     """A short load, so that no side pays for its first requests while measured."""
-    load.run(server, Load(clients, clients, output_tokens=8, seed=1_000))
+    load.run(server, Load(clients, clients, output_tokens=8, seed=1_000, words=words))

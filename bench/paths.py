@@ -23,6 +23,16 @@ def tool(name: str) -> Path:
     return llama_cpp() / "build" / "bin" / name
 
 
+def lcp_python() -> Path:
+    """The interpreter that runs llama-cpp-python's server script."""
+    return peers() / "lcp" / "bin" / "python"
+
+
+def transformers_python() -> Path:
+    """The interpreter that has torch and transformers."""
+    return peers() / "transformers" / "bin" / "python"
+
+
 def model() -> Path:
     """Shape of Qwen2.5-0.5B, random weights, Q4_0."""
     return peers() / "models" / "q05-q4_0.gguf"

@@ -60,6 +60,26 @@ def _build_tools() -> None:
     _run("nice", "-n", "5", "cmake", "--build", build, "-j", "2", "--target", *TOOLS)
 
 
+def prepare_lcp() -> None:
+    """Make the environment of llama-cpp-python's server script."""
+    needed = ("fastapi", "jinja2", "openai", "safetensors", "uvicorn", "websockets")
+    _make_environment(paths.lcp_python(), f"llama-cpp-python=={version('llama-cpp-python')}", *needed)
+
+
+def prepare_transformers() -> None:
+    """Make the environment of transformers on CPU torch."""
+    _make_environment(paths.transformers_python(), "torch==2.13.0", "transformers")
+
+
+def _make_environment(python: Path, *packages: str) -> None:
+    if (python.parent / "ready").is_file():
+        return
+    say(f"installing {', '.join(packages)}")
+    _run(sys.executable, "-m", "venv", str(python.parent.parent))
+    _run(str(python), "-m", "pip", "install", "--quiet", *packages)
+    (python.parent / "ready").touch()
+
+
 def _make_model() -> None:
     model = paths.model()
     if model.is_file():

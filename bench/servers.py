@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -20,6 +21,7 @@ from bench import paths
 
 READY_WITHIN_S = 120
 MODEL_NAME = "bench"
+LCP = "llama-cpp-python's server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,11 @@ class Server:
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
-def ocak(model: str, parallel: int, context: int, *options: str) -> Program:
+def ocak(model: str, parallel: int, context: int, *options: str, name: str = "ocak") -> Program:
     """Ocak with one model, two threads, ``context`` cells a slot."""
     sizes = ("--parallel", str(parallel), "--context", str(context), "--threads", "2")
     command = (*OCAK, "serve", model, "--port", "{port}", *sizes, "--served-name", MODEL_NAME, *options)
-    return Program("ocak", command, "/health/ready")
+    return Program(name, command, "/health/ready")
 
 
 def llama_server(model: str, parallel: int, context: int, *options: str, name: str = "llama-server") -> Program:
@@ -81,6 +83,15 @@ def llama_server(model: str, parallel: int, context: int, *options: str, name: s
     quiet = ("--no-webui", "--log-disable", "--metrics", "--cache-ram", "0")
     command = (str(paths.tool("llama-server")), "-m", model, "--port", "{port}", *sizes, *quiet, *options)
     return Program(name, command, "/health")
+
+
+def lcp_server(model: str, parallel: int, context: int) -> Program:
+    """llama-cpp-python's own server script, which shares its cells and keeps a trie of prefixes."""
+    script = paths.llama_cpp().parent.parent / "examples" / "server" / "server.py"
+    starter = str(Path(__file__).with_name("lcp_server.py"))
+    sizes = (str(parallel), str(parallel * context))
+    command = (str(paths.lcp_python()), starter, str(script), model, "{port}", *sizes)
+    return Program(LCP, command, "/v1/models")
 
 
 OCAK = (sys.executable, "-m", "ocak")

@@ -261,7 +261,7 @@ def test_slots_that_lend_a_row_change_no_answer_and_keep_no_cell(
 
 @pytest.mark.parametrize("kv_cells", [CONTEXT * 4, CONTEXT], ids=["split", "unified"])
 def test_parts_of_prompts_fill_their_last_tile_and_keep_no_cell_of_it(model: LlamaModel, kv_cells: int) -> None:
-    context = LlamaContext(model, options(kv_cells=kv_cells))
+    context = LlamaContext(model, options(kv_cells=kv_cells, batch_tokens=CONTEXT))
     runner = LlamaRunner(context, model.vocabulary)
     for length in (2, 3, 6, 31, CONTEXT - 1):
         prompt = [(7 * i) % 250 + 1 for i in range(length)]

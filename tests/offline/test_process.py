@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,15 @@ from tests.cli.processes import DEADLINE_S, environ
 ROOT = Path(__file__).parents[2]
 
 
-def python(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def python(
+    code: str, *arguments: str | Path, extra: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
-        env=environ(),
+        env=environ(extra),
         check=False,
     )
 
@@ -108,6 +111,18 @@ except KeyboardInterrupt:
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=DEADLINE_S)
     assert (out, err, child.returncode) == ("interrupted\n", "", 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is held to cores elsewhere")
+def test_no_thread_of_the_process_is_held_to_a_core(tiny_model: Path) -> None:
+    code = """
+import os, sys, ocak
+mine = os.sched_getaffinity(0)
+with ocak.load(sys.argv[1], threads=len(mine)) as model:
+    model.generate(["the", "and"], max_tokens=20)
+    print(all(os.sched_getaffinity(int(thread)) == mine for thread in os.listdir("/proc/self/task")))
+"""
+    assert python(code, tiny_model, extra={"OPENBLAS_NUM_THREADS": "1"}).stdout == "True\n"
 
 
 def test_a_forked_process_is_told_that_the_model_is_not_there(tiny_model: Path) -> None:

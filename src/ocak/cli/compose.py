@@ -80,6 +80,7 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         parallel=model.parallel,
         kv_cells=model.kv_cells,
         batch_tokens=model.batch_tokens,
+        step_target_s=model.inter_token_ms / 1000,
         prefix_cache=model.prefix_cache,
         cache_ram_bytes=model.cache_ram * 2**20,
         threads=model.threads,

@@ -112,6 +112,14 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
         Count, Meta(description="tokens that all sequences share; 0: context x parallel, less over-commits")
     ] = 0
     batch_tokens: Annotated[int, Meta(ge=1, le=65536, description="most tokens in one forward pass")] = 512
+    inter_token_ms: Annotated[
+        int,
+        Meta(
+            ge=20,
+            le=60_000,
+            description="longest wanted gap between tokens while prompts are computed; longer: more throughput",
+        ),
+    ] = 200
     max_queued: Annotated[
         int, Meta(ge=0, le=1_000_000, description="requests that may wait; more are refused at once")
     ] = 128

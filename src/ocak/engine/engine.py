@@ -51,7 +51,7 @@ Output = Admitted | Sampled | Broken
 
 
 class Engine:
-    def __init__(self, runner: Runner, limits: SchedulerLimits, *, step_target_s: float = 0.25) -> None:
+    def __init__(self, runner: Runner, limits: SchedulerLimits, *, step_target_s: float = 0.2) -> None:
         self._runner = runner
         self._scheduler = Scheduler(limits)
         self._pacer = Pacer(step_target_s, limits.batch_tokens)

@@ -18,7 +18,10 @@ import msgspec
 from ocak.worker.channel import Channel
 from ocak.worker.messages import FromWorker
 
-SPIN_COUNT = "100000"  # of OpenMP threads at barriers; endless ones collapse beside any other busy process
+ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "1000",  # OpenMP threads that wait longer collapse beside any other busy process
+    "OPENBLAS_NUM_THREADS": "1",  # numpy's idle threads would pass for the kernels'
+}
 END_S = 2.0
 FROM_WORKER: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
@@ -39,7 +42,7 @@ class WorkerProcess:
                     *(sys.executable, "-P", "-m", "ocak.worker", str(theirs.fileno())),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
-                    env=os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT)},
+                    env=ENVIRONMENT | os.environ,
                     start_new_session=True,  # a terminal's Ctrl-C is for the front
                 )
             except OSError:

@@ -12,6 +12,7 @@ from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tiled
 from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.runner import CellData, Chunk, Logprobs, NoRoom
+from ocak.llama.affinity import Team
 from ocak.llama.context import LlamaContext, Output
 from ocak.llama.logprobs import logprobs
 from ocak.llama.sampler import LlamaSampler, SamplerFactory
@@ -22,13 +23,14 @@ from ocak.llama.vocabulary import Vocabulary
 class LlamaRunner:
     """Implements `engine.runner.Runner`. Used by one thread."""
 
-    def __init__(self, context: LlamaContext, vocabulary: Vocabulary) -> None:
+    def __init__(self, context: LlamaContext, vocabulary: Vocabulary, *, holds_cores: bool = True) -> None:
         self._context = context
         self.samplers = SamplerFactory(vocabulary)
         self._lengths = dict.fromkeys(range(context.num_slots), 0)  # cells of each slot
         self._saved: dict[int, NDArray[np.uint8]] = {}
         self._times = RowTimes()
         self._threads = ThreadCount(context.threads)
+        self._team = Team(context.threads if holds_cores else 0)
         self._outputs: list[Output] = []  # where the last run's logits are
         self.decode_s = 0.0
 
@@ -45,6 +47,8 @@ class LlamaRunner:
             if not (lent or padding):
                 raise
             outputs = self._decode(chunks, [], {})
+        if self._threads.value == self._context.threads:
+            self._team.spread()
         for chunk in chunks:
             self._lengths[chunk.slot] = chunk.start + len(chunk.tokens)
         samplers = [chunk.sampler for chunk in chunks if isinstance(chunk.sampler, LlamaSampler)]
@@ -84,6 +88,7 @@ class LlamaRunner:
     def _adapt(self) -> None:
         if self._threads.refresh():
             self._context.use_threads(self._threads.value)
+            self._team.loosen()
             self._times = RowTimes()
 
     def _lend(self, chunks: Sequence[Chunk]) -> list[int]:
@@ -115,7 +120,7 @@ class LlamaRunner:
         }
 
     def _decode(self, chunks: Sequence[Chunk], lent: list[int], padding: dict[int, int]) -> list[Output]:
-        """Run the chunks, padded, beside a token in each of the slots lent; return where the samplers' logits are."""
+        """Run the padded chunks beside a token in each slot lent; return where the samplers' logits are."""
         extra = [Chunk(slot, self._lengths[slot], (0,), None) for slot in lent]
         rows = sorted([*chunks, *extra], key=lambda chunk: chunk.slot)
         num_decoding = sum(chunk.sampler is not None and len(chunk.tokens) == 1 for chunk in chunks)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 
 def cores() -> set[int]:
-    """The cores that this process may use, by number."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    """The cores that this process may use, by number; a single thread may be held to fewer."""
+    return (
+        os.sched_getaffinity(os.getpid()) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    )
 
 
 def memory_bytes() -> int:

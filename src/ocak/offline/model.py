@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import overload
 
+import msgspec
+
 from ocak.api.choices import complete_all
 from ocak.core.events import FinishReason, TokenLogprob, Usage
 from ocak.core.limits import INT32_MAX
 from ocak.core.request import DEFAULT_TENANT, Prompt
 from ocak.core.status import EngineStats, ModelInfo
-from ocak.fleet.process import SPIN_COUNT
+from ocak.fleet.process import ENVIRONMENT
 from ocak.gateway.admission import Admission, QueueLimits
 from ocak.gateway.gateway import Completion, Gateway, ServedModel
 from ocak.offline.requests import Chat, PromptLike, as_prompt, as_request, is_batch
@@ -30,6 +32,7 @@ from ocak.offline.stream import TextStream
 
 logging.getLogger("ocak").addHandler(logging.NullHandler())  # what is logged is for the caller to show
 
+SPIN = "GOMP_SPINCOUNT"
 NO_LIMITS = {"max_queued": INT32_MAX, "max_queued_bytes": 2**62}  # the queue is the caller's own
 
 
@@ -57,14 +60,15 @@ class Model:
 
     def __init__(self, source: str | os.PathLike[str], settings: dict[str, object]) -> None:
         planned = plan(source, settings)
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when llama.cpp's library is loaded
+        os.environ.setdefault(SPIN, ENVIRONMENT[SPIN])  # read when llama.cpp's library is loaded
+        options = msgspec.structs.replace(planned.spec.options, holds_cores=False)
         self._key = planned.key
         self._batches = itertools.count(1)
         self._session = Session(planned.key)
         self._provider = self._session.provider
         weakref.finalize(self, self._session.abandon).atexit = False
         try:
-            self._session.run(self._provider.open(planned.spec.options))
+            self._session.run(self._provider.open(options))
         except BaseException:
             self._session.abandon()
             raise

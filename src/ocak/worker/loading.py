@@ -64,7 +64,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], object], watch: St
     with _freed_on_failure(model):
         sizes = context_options(options, model.trained_context)
         context = LlamaContext(model, sizes)
-    runner = LlamaRunner(context, model.vocabulary)
+    runner = LlamaRunner(context, model.vocabulary, holds_cores=options.holds_cores)
     _warm_up(runner, context, sizes)
     gpu = library.gpu_device() if options.gpu_layers != 0 else None
     info = ModelInfo(

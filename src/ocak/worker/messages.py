@@ -27,8 +27,9 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     batch_tokens: int = 512
     prefix_cache: bool = True
     cache_ram_bytes: int = 0  # for prefixes that are saved when their slots are needed
-    step_target_s: float = 0.25  # a step, and so the gap between two tokens, should not last longer
+    step_target_s: float = 0.2  # the gap between two tokens should not be longer while prompts are computed
     threads: int = 0  # 0: every core
+    holds_cores: bool = True  # threads may be held to a core each: the process has no others that work
     gpu_layers: int = -1  # -1: all, if a GPU is there
     kv_offload: bool = True
     kv_type: str = "f16"
