@@ -28,12 +28,18 @@ SMALL = {"context": 256, "parallel": 4, "threads": 1}
 GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 ENDLESS = {"temperature": 0, "ignore_eos": True}
 TINY = TinyModel()
+LONG = {"context": 65536, "parallel": 1, "threads": 1}  # answers that go on for longer than any test
 
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> Iterator[ocak.Model]:
     with ocak.load(tiny_model, **SMALL) as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="module")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("long") / "long.gguf", TinyModel(context_length=65536))
 
 
 def test_a_stream_is_the_same_text_as_a_whole_answer(model: ocak.Model) -> None:
@@ -101,23 +107,23 @@ def test_text_survives_its_tokens(model: ocak.Model) -> None:
     assert model.detokenize(model.tokenize(text)) == text
 
 
-def test_closing_a_stream_frees_its_slot_for_the_next(tiny_model: Path) -> None:
-    with ocak.load(tiny_model, context=2048, parallel=1, threads=1) as alone:
+def test_closing_a_stream_frees_its_slot_for_the_next(long_model: Path) -> None:
+    with ocak.load(long_model, **LONG) as alone:
         stream = alone.stream("the", **ENDLESS)
         next(stream)
         stream.close()
         assert list(stream) == []
         assert alone.generate("the", **GREEDY).usage.completion_tokens == 12
-        assert alone.stats.generation_tokens < 1000
+        assert alone.stats.generation_tokens < 30_000
 
 
-def test_a_stream_that_nobody_holds_any_more_ends(tiny_model: Path) -> None:
-    with ocak.load(tiny_model, context=2048, parallel=1, threads=1) as alone:
+def test_a_stream_that_nobody_holds_any_more_ends(long_model: Path) -> None:
+    with ocak.load(long_model, **LONG) as alone:
         for _text in alone.stream("the", **ENDLESS):
             break
         gc.collect()
         assert alone.generate("the", **GREEDY).finish_reason == "length"
-        assert alone.stats.generation_tokens < 1000
+        assert alone.stats.generation_tokens < 30_000
 
 
 def test_stop_strings_and_log_probabilities_work_as_in_requests(model: ocak.Model) -> None:
@@ -255,8 +261,8 @@ def test_a_closed_model_says_so(tiny_model: Path) -> None:
             use()
 
 
-def test_closing_tells_those_who_wait_in_other_threads(tiny_model: Path) -> None:
-    closing = ocak.load(tiny_model, context=2048, parallel=1, threads=1)
+def test_closing_tells_those_who_wait_in_other_threads(long_model: Path) -> None:
+    closing = ocak.load(long_model, **LONG)
     started, told = threading.Barrier(3), []
 
     def wait(_number: int) -> None:
@@ -275,6 +281,16 @@ def test_closing_tells_those_who_wait_in_other_threads(tiny_model: Path) -> None
     for thread in threads:
         thread.join(10)
     assert told == ["the model is closed; load it again"] * 2
+
+
+def test_an_answer_of_which_a_part_was_read_ends_with_the_same_error(long_model: Path) -> None:
+    closing = ocak.load(long_model, **LONG)
+    stream = closing.stream("the", **ENDLESS)
+    next(stream)
+    closing.close()
+    with pytest.raises(ModelUnavailable, match="closed"):
+        "".join(stream)
+    assert list(stream) == [] and stream.finish_reason is None
 
 
 def test_memory_and_threads_are_back_after_closing(tiny_model: Path) -> None:

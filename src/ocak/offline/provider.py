@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from ocak.core.errors import ModelUnavailable
+from ocak.core.errors import ModelUnavailable, WorkerLost
 from ocak.core.events import Event
 from ocak.core.request import GenerateRequest, Prompt
 from ocak.core.status import EngineStats, ModelInfo, ModelStatus
@@ -69,9 +69,12 @@ class InProcessProvider:
         self._worker.close()
 
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        async with aclosing(self._serving().generate(request)) as events:
-            async for event in events:
-                yield event
+        try:
+            async with aclosing(self._serving().generate(request)) as events:
+                async for event in events:
+                    yield event
+        except WorkerLost as error:  # there will be no other worker to try again with
+            raise ModelUnavailable(self._unavailable or error.message) from error
 
     async def tokenize(self, prompt: Prompt, *, add_special: bool) -> tuple[int, ...]:
         return await self._serving().tokenize(prompt, add_special=add_special)
