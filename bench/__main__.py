@@ -25,6 +25,7 @@ ON_THE_SHAPE_MODEL = (
     "stalls",
     "one_by_one",
     "disconnects",
+    "shift",
 )
 NAMES = ("startup", "overhead", "state_leak", *ON_THE_SHAPE_MODEL)
 

@@ -78,6 +78,8 @@ class TinyModel:
     extra_tokens: tuple[str, ...] = ()
     sliding_window: int = 32  # of gemma2
     state_size: int = 8  # of mamba
+    is_quantized: bool = False  # Q4_0, which the CPU repacks
+    num_experts: int = 0  # of which two are used; llama alone
 
 
 def write_tiny_model(
@@ -131,8 +133,12 @@ def vocabulary(model: TinyModel) -> list[str]:
 def _write(writer: GGUFWriter, model: TinyModel) -> None:
     _add_metadata(writer, model)
     for name, tensor in _tensors(model).items():
-        is_plain = tensor.ndim == 1 or name.endswith(("ssm_a", "ssm_conv1d.weight"))
-        writer.add_tensor(name, tensor if is_plain else tensor.astype(np.float16))
+        is_plain = tensor.ndim == 1 or name.endswith(("ssm_a", "ssm_conv1d.weight", "ffn_gate_inp.weight"))
+        if model.is_quantized and not is_plain:
+            q4 = gguf.GGMLQuantizationType.Q4_0
+            writer.add_tensor(name, gguf.quants.quantize(tensor, q4), raw_dtype=q4)
+        else:
+            writer.add_tensor(name, tensor if is_plain else tensor.astype(np.float16))
     _finish(writer)
 
 
@@ -155,6 +161,9 @@ def _add_metadata(writer: GGUFWriter, model: TinyModel) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     if model.architecture == "gemma2":
         writer.add_sliding_window(model.sliding_window)
+    if model.num_experts:
+        writer.add_expert_count(model.num_experts)
+        writer.add_expert_used_count(2)
     if model.architecture == "mamba":
         writer.add_ssm_conv_kernel(CONV_KERNEL)
         writer.add_ssm_inner_size(2 * model.embedding_length)
@@ -237,6 +246,11 @@ def _layer(model: TinyModel, matrix: Callable[[int, int], Array]) -> dict[str, A
         "ffn_down.weight": matrix(width, hidden),
         "ffn_up.weight": matrix(hidden, width),
     }
+    if model.num_experts:
+        tensors["ffn_gate_inp.weight"] = matrix(model.num_experts, width)
+        for part in ("gate", "down", "up"):
+            shape = tensors.pop(f"ffn_{part}.weight").shape
+            tensors[f"ffn_{part}_exps.weight"] = np.stack([matrix(*shape) for _ in range(model.num_experts)])
     if model.architecture == "qwen2":
         tensors |= {
             f"attn_{part}.bias": matrix(1, rows)[0]

@@ -137,9 +137,14 @@ BAD_COMPLETIONS = [
     ({"prompt": "x", "logprobs": True}, "logprobs"),
     ({"prompt": "x", "logprobs": "1"}, "logprobs"),
     ({"prompt": "x", "logprobs": 1.5}, "logprobs"),
-    ({"prompt": "x", "logprobs": 0, "echo": True}, "logprobs"),
     ({"prompt": "x", "top_logprobs": 3}, "top_logprobs"),
-    ({"prompt": "x", "prompt_logprobs": 1}, "prompt_logprobs"),
+    ({"prompt": "x", "prompt_logprobs": 21}, "prompt_logprobs"),
+    ({"prompt": "x", "prompt_logprobs": -1}, "prompt_logprobs"),
+    ({"prompt": "x", "prompt_logprobs": True}, "prompt_logprobs"),
+    ({"prompt": "x", "prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+    ({"prompt": "x", "lora": "absent"}, "lora"),
+    ({"prompt": "x", "lora": "a" * 65}, "lora"),
+    ({"prompt": "x", "lora": 1}, "lora"),
     ({"prompt": "x", "chat_template": "{{ 1 }}"}, "chat_template"),
 ]
 

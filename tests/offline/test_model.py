@@ -20,8 +20,10 @@ from ocak.core.errors import (
     LoadFailed,
     ModelFileError,
     ModelUnavailable,
+    StateFileError,
 )
 from ocak.llama.model import LlamaModel, WeightOptions
+from tests.adapters import TinyAdapter, write_adapter
 from tests.models import TinyModel, token_id, write_model
 
 SMALL = {"context": 256, "parallel": 4, "threads": 1}
@@ -132,6 +134,37 @@ def test_stop_strings_and_log_probabilities_work_as_in_requests(model: ocak.Mode
     assert all(len(token.likeliest) == 2 for token in whole.logprobs)
     cut = model.generate("the", **GREEDY, stop=whole.text[3:6])
     assert (cut.text, cut.finish_reason) == (whole.text[:3], "stop")
+
+
+def test_a_prompts_log_probabilities_come_with_its_result(model: ocak.Model) -> None:
+    told = model.generate([5, 6, 7], **GREEDY, prompt_logprobs=1).prompt_logprobs
+    assert told is not None and [token.id for token in told] == [5, 6, 7]
+    assert told[0].rank == 0 and all(token.rank > 0 and len(token.likeliest) >= 1 for token in told[1:])
+    assert model.generate([5, 6, 7], **GREEDY).prompt_logprobs is None
+
+
+def test_a_long_prompt_is_shortened_where_that_is_asked_for(model: ocak.Model) -> None:
+    usage = model.generate([7] * 400, **GREEDY, context_policy="truncate").usage
+    assert usage.prompt_tokens == 400 and usage.dropped_tokens > 0
+    assert model.generate([7] * 10, **(GREEDY | {"max_tokens": 300}), context_policy="shift").usage.dropped_tokens
+
+
+def test_adapters_answer_by_their_names(tiny_model: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "loud.gguf", TinyAdapter(seed=1))
+    with ocak.load(tiny_model, **SMALL, lora={"loud": str(adapter)}) as model:
+        texts = [model.generate([5, 6, 7], **GREEDY, lora=name).text for name in ("", "loud", "")]
+        assert texts[0] == texts[2] != texts[1]
+        with pytest.raises(InvalidRequest, match="no LoRA adapter 'quiet'"):
+            model.generate("the", lora="quiet")
+
+
+def test_a_model_that_embeds_loads_refuses_text_and_closes(tiny_model: Path, tmp_path: Path) -> None:
+    with ocak.load(tiny_model, **SMALL, embedding=True) as model:
+        assert model.info.kind == "embedding"
+        with pytest.raises(InvalidRequest, match="writes no text"):
+            model.generate("the", **GREEDY)
+        with pytest.raises(StateFileError, match="keeps no conversations"):
+            model.save(tmp_path / "talk", "the")
 
 
 def test_threads_share_a_model(model: ocak.Model) -> None:

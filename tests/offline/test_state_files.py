@@ -90,6 +90,12 @@ def test_another_type_of_cells_is_refused(tiny_model: Path, saved: Path) -> None
         loaded.restore(saved)
 
 
+def test_other_positions_are_refused(tiny_model: Path, saved: Path) -> None:
+    other = ocak.load(tiny_model, **SIZES, rope_freq_base=5000.0)
+    with other, pytest.raises(StateFileError, match="another RoPE scaling"):
+        other.restore(saved)
+
+
 def test_the_same_model_under_another_name_is_the_same(tiny_model: Path, saved: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(tiny_model.read_bytes())

@@ -61,7 +61,9 @@ def test_the_settings_of_the_replaced_service_keep_working() -> None:
         "LLM_LLAMA_SERVICE_USE_MMAP": "false",
         "LLM_LLAMA_SERVICE_KV_OFFLOAD": "0",
     }
-    expected = ModelSettings(gpu_layers=7, parallel=9, context=512, mmap=False, kv_offload=False)
+    expected = ModelSettings(
+        gpu_layers=7, parallel=9, context=512, mmap=False, kv_offload=False, context_policy="shift"
+    )
     assert only_model(load(Sources(environ=environ))) == expected
     own = load(Sources(environ={**environ, "OCAK_PARALLEL": "2"}))
     assert only_model(own).parallel == 2
@@ -193,3 +195,39 @@ def test_secrets_are_never_shown() -> None:
     rows = {name: value for name, value, _ in setting_rows(settings)}
     assert rows["server.api_key"] == "1 set"
     assert "a-secret-key" not in str(rows)
+
+
+LEGACY = [name for setting in ALL for name in setting.env if name.startswith("LLM_LLAMA_SERVICE_")]
+
+
+@pytest.mark.parametrize("variable", LEGACY)
+def test_any_setting_of_the_replaced_service_implies_that_prompts_shift(variable: str) -> None:
+    settings = load(Sources(environ={variable: "1"}))
+    assert only_model(settings).context_policy == "shift"
+    assert settings.origins["models.embedded.context_policy"] == variable
+
+
+def test_what_is_said_of_the_context_policy_goes_before_what_is_implied(tmp_path: Path) -> None:
+    environ = {"LLM_LLAMA_SERVICE_CONTEXT_SIZE": "512", "LLM_LLAMA_SERVICE_THREADS": ""}
+    file = write(tmp_path, "[models.a]\ncontext_policy = 'error'\n[models.b]\n")
+    models = load(Sources(environ=environ, config=file)).models
+    assert (models["a"].context_policy, models["b"].context_policy) == ("error", "shift")
+    assert (
+        only_model(load(Sources(environ=environ, flags={"context_policy": "truncate"}))).context_policy
+        == "truncate"
+    )
+    own = {**environ, "OCAK_CONTEXT_POLICY": "error"}
+    assert only_model(load(Sources(environ=own))).context_policy == "error"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"LLM_LLAMA_SERVICE_THREADS": ""},
+        {"LLM_LLAMA_SERVICE_HOST": "10.0.0.1", "LLM_LLAMA_SERVICE_PORT": "tcp://10.0.0.1:80"},
+    ],
+    ids=["nothing", "an empty variable", "Kubernetes' names of a service that is called so"],
+)
+def test_without_its_settings_nothing_is_implied(environ: dict[str, str]) -> None:
+    assert only_model(load(Sources(environ=environ))).context_policy == "error"

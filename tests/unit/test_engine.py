@@ -16,7 +16,7 @@ from ocak.engine.engine import Admitted, Broken, Engine, Sampled
 from ocak.engine.runner import Aborted, Chunk, FakeRunner, Logprobs, NoRoom, RunFailed
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Reuse
+from ocak.engine.slot_limits import Reuse
 
 CONTEXT = 64
 MAX_STEPS = 20_000

@@ -41,3 +41,14 @@ def test_one_slow_step_does_not_starve_the_next_ones() -> None:
     for _ in range(10):
         pacer.observe(pacer.prefill_tokens, pacer.prefill_tokens * 0.001)
     assert pacer.prefill_tokens > before * 0.8
+
+
+def test_a_chunk_leaves_time_for_the_steps_of_every_adapter_that_decodes() -> None:
+    pacer = Pacer(0.2, 4096)
+    for _ in range(50):
+        pacer.observe(0, 0.03)
+        pacer.observe(128, 0.128)
+    among = [pacer.prefill_tokens_among(groups) for groups in range(1, 9)]
+    assert among[0] == pacer.prefill_tokens
+    assert among == sorted(among, reverse=True)
+    assert all(n == FLOOR or groups * 0.03 + n * 0.001 <= 0.2 for groups, n in enumerate(among, start=1))

@@ -17,6 +17,7 @@ from ocak.core.events import Event
 from ocak.core.request import GenerateRequest
 from ocak.gateway.gateway import Completion, Gateway
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 UNKNOWN_SLOTS = 16
@@ -36,19 +37,24 @@ def streams(gateway: Gateway, requests: Sequence[GenerateRequest]) -> list[Sourc
 
 async def complete_all(gateway: Gateway, requests: Sequence[GenerateRequest]) -> list[Completion]:
     """Return the answers in order; the first failure cancels the others."""
-    if len(requests) == 1:
-        return [await gateway.complete(requests[0])]
-    places = asyncio.Semaphore(concurrency(gateway, requests[0].model))
+    return await run_all(gateway.complete, requests, concurrency(gateway, requests[0].model))
 
-    async def complete(index: int, request: GenerateRequest) -> Completion:
+
+async def run_all(ask: Callable[[R], Awaitable[T]], requests: Sequence[R], num_places: int) -> list[T]:
+    """Ask everything, so much at once; return the answers in order. The first failure cancels the others."""
+    if len(requests) == 1:
+        return [await ask(requests[0])]
+    places = asyncio.Semaphore(num_places)
+
+    async def answer(index: int, request: R) -> T:
         async with places:
             if index == 0:
-                return await gateway.complete(request)
-            return await _patiently(lambda: gateway.complete(request))
+                return await ask(request)
+            return await _patiently(lambda: ask(request))
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(complete(i, request)) for i, request in enumerate(requests)]
+            tasks = [group.create_task(answer(i, request)) for i, request in enumerate(requests)]
     except ExceptionGroup as failures:
         raise _first(failures) from failures
     return [task.result() for task in tasks]

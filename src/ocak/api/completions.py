@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ocak.api.best_of import best, num_generated, num_sent, without_logprobs
@@ -18,13 +18,20 @@ from ocak.api.exchange import Exchange
 from ocak.api.failures import heard, in_band
 from ocak.api.json_body import decode
 from ocak.api.merge import Merge, Ready
-from ocak.api.openai_answers import DONE, ChatFormat, CompletionFormat, Format, total_usage
+from ocak.api.openai_answers import (
+    DONE,
+    ChatFormat,
+    CompletionFormat,
+    Format,
+    PromptTelling,
+    total_usage,
+)
 from ocak.api.openai_requests import Origin, chat_requests, completion_requests
 from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody
 from ocak.api.presence import present
 from ocak.api.unsupported import check_others, ignored_header
 from ocak.core.errors import WorkerLost
-from ocak.core.events import Delta, Finished, Started, Usage
+from ocak.core.events import Delta, Finished, PromptScored, PromptToken, Started, Usage
 from ocak.core.request import DEFAULT_TENANT, GenerateRequest
 from ocak.gateway.gateway import Completion, Gateway
 
@@ -34,7 +41,7 @@ STREAM_HEADERS: tuple[Header, ...] = ((b"cache-control", b"no-cache"), (b"x-acce
 
 
 class FormatFactory(Protocol):
-    def __call__(self, model: str, *, include_usage: bool) -> Format: ...
+    def __call__(self, model: str, *, include_usage: bool, telling: PromptTelling) -> Format: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,8 @@ class Completions:
     def _origin(self, exchange: Exchange, body: CommonBody) -> Origin:
         key = self._gateway.resolve(body.model).key
         exchange.note.model = key
-        return Origin(exchange.request_id, key, exchange.tenant or DEFAULT_TENANT)
+        adapter = self._gateway.adapter(body.model)
+        return Origin(exchange.request_id, key, exchange.tenant or DEFAULT_TENANT, adapter)
 
     async def _run(self, exchange: Exchange, job: Job) -> None:
         await (self._stream(exchange, job) if job.is_stream else self._whole(exchange, job))
@@ -84,7 +92,7 @@ class Completions:
         usage = total_usage([c.usage for c in completions], job.best_of)
         _note_usage(exchange, usage)
         answer = job.answer.whole(_sent(job, completions), usage)
-        await exchange.answer(answer, headers=job.headers + _dropped_header(usage))
+        await exchange.answer(answer, headers=job.headers + _dropped_header(usage.dropped_tokens))
 
     async def _stream(self, exchange: Exchange, job: Job) -> None:
         sources = streams(self._gateway, job.requests)
@@ -93,7 +101,9 @@ class Completions:
             ready = await merge.ready()
             if not ready:
                 raise WorkerLost(NO_END)
-            await exchange.start(EVENT_STREAM, (*STREAM_HEADERS, *job.headers))
+            await exchange.start(
+                EVENT_STREAM, (*STREAM_HEADERS, *job.headers, *_dropped_header(_dropped(ready, job.n)))
+            )
             await exchange.end(await _write_chunks(exchange, job, merge, ready))
 
 
@@ -107,7 +117,7 @@ def _job(
     model = body.model or requests[0].model
     return Job(
         requests=requests,
-        answer=kind(model, include_usage=include_usage),
+        answer=kind(model, include_usage=include_usage, telling=_telling(body)),
         n=num_sent(body),
         best_of=num_generated(body),
         tells_logprobs=isinstance(body, CompletionBody) and body.logprobs is not None,
@@ -124,13 +134,18 @@ def _sent(job: Job, completions: list[Completion]) -> list[Completion]:
     return chosen if job.tells_logprobs else without_logprobs(chosen)
 
 
+def _telling(body: CommonBody) -> PromptTelling:
+    echoed = body.logprobs if isinstance(body, CompletionBody) and body.echo else None
+    return PromptTelling(body.prompt_logprobs, echoed)
+
+
 async def _write_chunks(exchange: Exchange, job: Job, merge: Merge, ready: Ready) -> bytes:
     """Write events as they come, several in one piece when several are there; return the stream's last bytes."""
     usages: dict[int, Usage] = {}
-    has_begun: set[int] = set()
+    begun = Begun()
     try:
         while ready:
-            if data := _chunks(job.answer, ready, has_begun, usages):
+            if data := _chunks(job.answer, ready, begun, usages):
                 await exchange.write(data)
             ready = await merge.ready()
         if len(usages) < len(job.requests):
@@ -146,16 +161,28 @@ async def _write_chunks(exchange: Exchange, job: Job, merge: Merge, ready: Ready
     return (job.answer.usage(usage) if job.include_usage else b"") + DONE
 
 
-def _chunks(answer: Format, ready: Ready, has_begun: set[int], usages: dict[int, Usage]) -> bytes:
+@dataclass(slots=True)
+class Begun:
+    """The choices that have begun, and the prompts' tokens that are told with their first texts."""
+
+    choices: set[int] = field(default_factory=set)
+    prompts: dict[int, list[PromptToken]] = field(default_factory=dict)
+
+
+def _chunks(answer: Format, ready: Ready, begun: Begun, usages: dict[int, Usage]) -> bytes:
     pieces: list[bytes] = []
     for index, event in ready:
         if type(event) is Started:
+            begun.prompts.pop(index, None)  # a prompt that another worker computes anew
             continue
-        if index not in has_begun:
-            has_begun.add(index)
+        if type(event) is PromptScored:
+            begun.prompts.setdefault(index, []).extend(event.tokens)
+            continue
+        if index not in begun.choices:
+            begun.choices.add(index)
             pieces.append(answer.first(index))
         if type(event) is Delta:
-            pieces.append(answer.text(index, event))
+            pieces.append(answer.text(index, event, begun.prompts.pop(index, ())))
         elif type(event) is Finished:
             usages[index] = event.usage
             pieces.append(answer.last(index, event.reason))
@@ -167,5 +194,10 @@ def _note_usage(exchange: Exchange, usage: Usage) -> None:
     exchange.note.completion_tokens = usage.completion_tokens
 
 
-def _dropped_header(usage: Usage) -> list[Header]:
-    return [(b"x-ocak-dropped-tokens", b"%d" % usage.dropped_tokens)] if usage.dropped_tokens else []
+def _dropped(ready: Ready, n: int) -> int:
+    """Add up what the prompts lose that have begun; n answers to one prompt count it once."""
+    return sum({index // n: event.dropped_tokens for index, event in ready if type(event) is Started}.values())
+
+
+def _dropped_header(count: int) -> list[Header]:
+    return [(b"x-ocak-dropped-tokens", b"%d" % count)] if count else []

@@ -27,6 +27,7 @@ from ocak.gateway.gateway import Gateway, ServedModel
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SUFFIX = ".state"
 MOST = 256  # conversations of a tenant and model
+NO_ADAPTERS = "conversations are saved of models alone, not of the adapter {adapter!r}; name the model, {model!r}"
 
 
 class SaveBody(msgspec.Struct, frozen=True):
@@ -87,10 +88,13 @@ class Conversations:
 
     def _place(self, exchange: Exchange) -> tuple[ServedModel, Path]:
         """Return the model and the file. Raises `UnsupportedParameter` where the owner has named no folder."""
-        model = self._gateway.resolve(exchange.path_parameter("key"))
+        key = exchange.path_parameter("key")
+        model = self._gateway.resolve(key)
         exchange.note.model = model.key
         if self._folder is None:
             raise UnsupportedParameter("this server saves no conversations; start it with --state-dir FOLDER")
+        if adapter := self._gateway.adapter(key):
+            raise InvalidRequest(NO_ADAPTERS.format(adapter=adapter, model=model.key), param="model")
         name = _name(exchange)
         if not NAME.fullmatch(name):
             raise InvalidRequest(

@@ -15,6 +15,8 @@ from ocak import __version__
 from ocak.api.completions import Completions
 from ocak.api.conversations import ConversationAnswer, Conversations, RestoreBody, SaveBody
 from ocak.api.docs import Docs
+from ocak.api.embedding_wire import EmbeddingAnswer, EmbeddingBody, RerankAnswer, RerankBody
+from ocak.api.embeddings import Embeddings
 from ocak.api.exchange import BodyLimits, Exchange
 from ocak.api.guard import Endpoint, Guard, Handler
 from ocak.api.health import Health, HealthAnswer
@@ -28,6 +30,8 @@ from ocak.gateway.keys import KeyRing
 from ocak.telemetry.exposition import MetricsPage
 
 CONVERSATION = "/api/v1/models/{key:path}/conversations/{name}"
+RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")  # what the clients of Cohere, Jina and vLLM ask
+RERANK_EXAMPLE = {"query": "Who keeps the fire?", "documents": ["A hearth does.", "Rain falls."], "top_n": 1}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
         "messages": [{"role": "user", "content": "What does a hearth do?"}],
@@ -35,6 +39,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "stream": False,
     },
     "/v1/completions": {"prompt": "A hearth keeps", "max_tokens": 32, "temperature": 0.7},
+    "/v1/embeddings": {"input": ["A hearth keeps the fire.", "Who keeps the fire?"]},
+    **dict.fromkeys(RERANK_PATHS, RERANK_EXAMPLE),
     "/tokenize": {"prompt": "A hearth keeps the fire."},
     "/detokenize": {"tokens": [1, 2, 3]},
     CONVERSATION: {"messages": [{"role": "user", "content": "What does a hearth do?"}]},
@@ -92,11 +98,17 @@ def _route(entry: Entry, keys: KeyRing) -> Route:
 
 def _generation(gateway: Gateway, options: HttpOptions) -> Iterable[Entry]:
     completions = Completions(gateway, options.stall_s)
+    embeddings = Embeddings(gateway, options.stall_s)
     tokens = Tokens(gateway, options.stall_s)
     yield Entry(_post("/v1/chat/completions", "Answer a conversation.", ChatBody, ChatAnswer), completions.chat)
     yield Entry(
         _post("/v1/completions", "Continue a text.", CompletionBody, CompletionAnswer), completions.completion
     )
+    yield Entry(
+        _post("/v1/embeddings", "Turn texts into vectors.", EmbeddingBody, EmbeddingAnswer), embeddings.embed
+    )
+    for path in RERANK_PATHS:
+        yield Entry(_post(path, "Order documents by a query.", RerankBody, RerankAnswer), embeddings.rerank)
     yield Entry(_post("/tokenize", "Turn text into tokens.", TokenizeBody, TokenizeAnswer), tokens.tokenize)
     yield Entry(
         _post("/detokenize", "Turn tokens into text.", DetokenizeBody, DetokenizeAnswer), tokens.detokenize

@@ -8,22 +8,25 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
 from ocak import __version__
-from ocak.api.openai_logprobs import chat_logprobs, completion_logprobs
+from ocak.api.openai_logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
 from ocak.api.openai_wire import (
     AssistantMessage,
     ChatAnswer,
     ChatChoice,
     CompletionAnswer,
     CompletionChoice,
+    CompletionLogprobs,
     PromptTokensDetails,
+    RankedTokenBody,
     UsageBody,
 )
-from ocak.core.events import Delta, FinishReason, Usage
+from ocak.core.events import Delta, FinishReason, PromptToken, TokenLogprob, Usage
 from ocak.gateway.gateway import Completion
 
 FINGERPRINT = f"ocak-{__version__}"
@@ -40,6 +43,25 @@ class AnswerHead(msgspec.Struct, frozen=True):
     model: str
 
 
+@dataclass(frozen=True, slots=True)
+class PromptTelling:
+    """Where log-probabilities of the prompt are told, and how many beside each token; None: not there."""
+
+    beside: int | None = None  # as `prompt_logprobs`
+    echoed: int | None = None  # before the answer's own
+
+    def body(self, completion: Completion) -> list[dict[str, RankedTokenBody] | None] | msgspec.UnsetType:
+        if self.beside is None or completion.prompt is None:
+            return msgspec.UNSET
+        return prompt_logprobs(completion.prompt, self.beside)
+
+    def before(self, prompt: Sequence[PromptToken] | None) -> Sequence[PromptToken]:
+        return () if self.echoed is None or prompt is None else prompt
+
+
+NOT_TOLD = PromptTelling()
+
+
 class Format(Protocol):
     """One of OpenAI's two shapes, for one answer. Chunks are whole server-sent events."""
 
@@ -47,7 +69,9 @@ class Format(Protocol):
 
     def first(self, index: int) -> bytes: ...
 
-    def text(self, index: int, delta: Delta) -> bytes: ...
+    def text(self, index: int, delta: Delta, prompt: Sequence[PromptToken] = ()) -> bytes:
+        """`prompt` has the tokens of an echo that the delta is."""
+        ...
 
     def last(self, index: int, reason: FinishReason) -> bytes: ...
 
@@ -55,15 +79,13 @@ class Format(Protocol):
 
 
 class CompletionFormat:
-    def __init__(self, model: str, *, include_usage: bool = False) -> None:
+    def __init__(self, model: str, *, include_usage: bool = False, telling: PromptTelling = NOT_TOLD) -> None:
+        self._telling = telling
         self._head = AnswerHead(f"cmpl-{secrets.token_hex(12)}", int(time.time()), model)
         self._frame = _Frame("text_completion", self._head, include_usage)
 
     def whole(self, completions: Sequence[Completion], usage: Usage) -> bytes:
-        choices = [
-            CompletionChoice(i, c.text, c.reason, None if c.logprobs is None else completion_logprobs(c.logprobs))
-            for i, c in enumerate(completions)
-        ]
+        choices = [self._choice(i, completion) for i, completion in enumerate(completions)]
         return _encode(
             CompletionAnswer(
                 id=self._head.id,
@@ -78,8 +100,18 @@ class CompletionFormat:
     def first(self, index: int) -> bytes:
         return b""
 
-    def text(self, index: int, delta: Delta) -> bytes:
-        logprobs = _encode(completion_logprobs(delta.logprobs)) if delta.logprobs else b"null"
+    def _choice(self, index: int, completion: Completion) -> CompletionChoice:
+        logprobs = None if completion.logprobs is None else self._logprobs(completion.logprobs, completion.prompt)
+        body = self._telling.body(completion)
+        return CompletionChoice(index, completion.text, completion.reason, logprobs, body)
+
+    def _logprobs(
+        self, tokens: Sequence[TokenLogprob], prompt: Sequence[PromptToken] | None
+    ) -> CompletionLogprobs:
+        return completion_logprobs(tokens, self._telling.before(prompt), self._telling.echoed or 0)
+
+    def text(self, index: int, delta: Delta, prompt: Sequence[PromptToken] = ()) -> bytes:
+        logprobs = _encode(self._logprobs(delta.logprobs, prompt)) if delta.logprobs or prompt else b"null"
         choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":null}'
         return self._frame.around(choice % (index, _encode(delta.text), logprobs))
 
@@ -92,14 +124,19 @@ class CompletionFormat:
 
 
 class ChatFormat:
-    def __init__(self, model: str, *, include_usage: bool = False) -> None:
+    def __init__(self, model: str, *, include_usage: bool = False, telling: PromptTelling = NOT_TOLD) -> None:
+        self._telling = telling
         self._head = AnswerHead(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), model)
         self._frame = _Frame("chat.completion.chunk", self._head, include_usage)
 
     def whole(self, completions: Sequence[Completion], usage: Usage) -> bytes:
         choices = [
             ChatChoice(
-                i, AssistantMessage(c.text), c.reason, None if c.logprobs is None else chat_logprobs(c.logprobs)
+                i,
+                AssistantMessage(c.text),
+                c.reason,
+                None if c.logprobs is None else chat_logprobs(c.logprobs),
+                self._telling.body(c),
             )
             for i, c in enumerate(completions)
         ]
@@ -111,13 +148,14 @@ class ChatFormat:
                 system_fingerprint=FINGERPRINT,
                 choices=choices,
                 usage=usage_body(usage),
+                prompt_logprobs=choices[0].prompt_logprobs,
             )
         )
 
     def first(self, index: int) -> bytes:
         return self._choice(index, b'{"role":"assistant","content":""}', b"null")
 
-    def text(self, index: int, delta: Delta) -> bytes:
+    def text(self, index: int, delta: Delta, prompt: Sequence[PromptToken] = ()) -> bytes:
         logprobs = _encode(chat_logprobs(delta.logprobs)) if delta.logprobs else b"null"
         return self._choice(index, b'{"content":%b}' % _encode(delta.text), b"null", logprobs)
 

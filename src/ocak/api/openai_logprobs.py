@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ocak.api.errors import UnsupportedParameter
 from ocak.api.openai_wire import (
     ChatBody,
     ChatLogprobs,
     ChatTokenLogprob,
+    CommonBody,
     CompletionBody,
     CompletionLogprobs,
     LikelyTokenBody,
+    RankedTokenBody,
 )
 from ocak.core.errors import InvalidRequest
-from ocak.core.events import LikelyToken, TokenLogprob
+from ocak.core.events import LikelyToken, PromptToken, TokenLogprob
 from ocak.core.limits import LOGPROBS_RANGE
 
 
@@ -26,12 +27,20 @@ def completion_count(body: CompletionBody) -> int | None:
     if body.logprobs is None:
         return None
     LOGPROBS_RANGE.check("logprobs", body.logprobs)
-    if body.echo:
-        raise UnsupportedParameter(
-            "logprobs with echo would need those of the prompt, which are not computed; send one of the two",
-            param="logprobs",
-        )
     return body.logprobs
+
+
+def prompt_count(body: CommonBody, echoed: int | None = None) -> int | None:
+    """Return how many of the likeliest to tell beside the prompt's tokens; `echoed` are wanted in any case."""
+    if body.prompt_logprobs is None:
+        return echoed
+    LOGPROBS_RANGE.check("prompt_logprobs", body.prompt_logprobs)
+    if body.stream:
+        raise InvalidRequest(
+            "prompt_logprobs come with a whole answer; leave stream out, or send echo with logprobs",
+            param="prompt_logprobs",
+        )
+    return max(body.prompt_logprobs, echoed or 0)
 
 
 def chat_count(body: ChatBody) -> int | None:
@@ -45,13 +54,24 @@ def chat_count(body: ChatBody) -> int | None:
     return None
 
 
-def completion_logprobs(tokens: Sequence[TokenLogprob]) -> CompletionLogprobs:
+def completion_logprobs(
+    tokens: Sequence[TokenLogprob], prompt: Sequence[PromptToken] = (), count: int = 0
+) -> CompletionLogprobs:
+    """Return those of an answer, behind those of an echoed prompt with `count` of the likeliest."""
     return CompletionLogprobs(
-        tokens=[_completion_name(token.token) for token in tokens],
-        token_logprobs=[token.token.logprob for token in tokens],
-        top_logprobs=[_by_name(token) for token in tokens],
-        text_offset=[token.start for token in tokens],
+        tokens=[
+            *(_completion_name(token.token) for token in prompt),
+            *(_completion_name(t.token) for t in tokens),
+        ],
+        token_logprobs=[*map(_prompt_value, prompt), *(token.token.logprob for token in tokens)],
+        top_logprobs=[*(_prompt_by_name(token, count) for token in prompt), *map(_by_name, tokens)],
+        text_offset=[*(token.start for token in prompt), *(token.start for token in tokens)],
     )
+
+
+def prompt_logprobs(tokens: Sequence[PromptToken], count: int) -> list[dict[str, RankedTokenBody] | None]:
+    """Return them as vLLM does, by token id, with `count` of the likeliest."""
+    return [_by_id(token, count) if token.rank else None for token in tokens]
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
@@ -64,11 +84,30 @@ def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
 
 
 def _by_name(token: TokenLogprob) -> dict[str, float]:
+    return _named((*token.likeliest, token.token))
+
+
+def _named(likeliest: Sequence[LikelyToken]) -> dict[str, float]:
     """Of tokens that are written alike, the likeliest stays."""
     found: dict[str, float] = {}
-    for likely in (*token.likeliest, token.token):
+    for likely in likeliest:
         found.setdefault(_completion_name(likely), likely.logprob)
     return found
+
+
+def _prompt_value(token: PromptToken) -> float | None:
+    return token.token.logprob if token.rank else None
+
+
+def _prompt_by_name(token: PromptToken, count: int) -> dict[str, float] | None:
+    likeliest = [likely for _, likely in token.likeliest[:count]]
+    return _named((*likeliest, token.token)) if token.rank else None
+
+
+def _by_id(token: PromptToken, count: int) -> dict[str, RankedTokenBody]:
+    ranked = [(token.id, token.token, token.rank)]
+    ranked += [(other, likely, rank) for rank, (other, likely) in enumerate(token.likeliest[:count], start=1)]
+    return {str(other): RankedTokenBody(likely.logprob, rank, _name(likely)) for other, likely, rank in ranked}
 
 
 def _body(token: LikelyToken) -> LikelyTokenBody:

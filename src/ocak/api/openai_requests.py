@@ -5,20 +5,18 @@ Ranges of sampling and stopping are the gateway's to check; shapes and texts are
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from ocak.api.best_of import num_generated, num_sent
 from ocak.api.errors import UnsupportedParameter
-from ocak.api.json_body import decode_field
-from ocak.api.openai_logprobs import chat_count, completion_count
+from ocak.api.openai_logprobs import chat_count, completion_count, prompt_count
 from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody, MessageBody, TextPart
+from ocak.api.prompt_shapes import TextField
 from ocak.api.samplers_wire import sampler_fields, stopping_fields
 from ocak.core.errors import InvalidRequest
-from ocak.core.limits import INT32_MAX, MAX_STOP_STRINGS, UINT32_MAX, check_text
+from ocak.core.limits import MAX_STOP_STRINGS, UINT32_MAX, check_text
 from ocak.core.request import (
     ChatPrompt,
     GenerateRequest,
@@ -28,35 +26,35 @@ from ocak.core.request import (
     Sampling,
     Stopping,
     TextPrompt,
-    TokenPrompt,
 )
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for completions; chats go on to their end
-MAX_PROMPTS = 1024
+PROMPT = TextField("prompt", 1024)
 MAX_MESSAGES = 10_000
 NO_CALLS = (b"", b"null", b"[]")
-NESTED_LIST = re.compile(rb"\s*\[\s*\[")
 SAMPLING_FIELDS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed", "logit_bias")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a request comes from: its id, the model's key, the tenant."""
+    """Where a request comes from: its id, the model's key, the tenant, the adapter that the model's name names."""
 
     id: str
     model: str
     tenant: str
+    lora: str = ""
 
 
 def completion_requests(body: CompletionBody, origin: Origin) -> list[GenerateRequest]:
     """Return a request for each answer: the jth to prompt i is at i * n + j; with `best_of`, that stands for n."""
-    prompts = [_with_suffix(prompt, body) for prompt in _prompts(body.prompt)]
+    prompts = [_with_suffix(prompt, body) for prompt in PROMPT.read(body.prompt)]
     stopping = _stopping(body, COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
     requests = _requests(prompts, body, origin, stopping=stopping, echo=bool(body.echo))
     count = completion_count(body)
+    of_prompt = prompt_count(body, count if body.echo else None)
     if count is None and num_generated(body) > num_sent(body):
         count = 0  # they are compared by them
-    return _with_logprobs(requests, count)
+    return _with_logprobs(requests, count, of_prompt)
 
 
 def chat_requests(body: ChatBody, origin: Origin) -> list[GenerateRequest]:
@@ -64,7 +62,7 @@ def chat_requests(body: ChatBody, origin: Origin) -> list[GenerateRequest]:
     prompt = chat_prompt(body.messages)
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     requests = _requests([prompt], body, origin, stopping=_stopping(body, max_tokens), echo=False)
-    return _with_logprobs(requests, chat_count(body))
+    return _with_logprobs(requests, chat_count(body), prompt_count(body))
 
 
 def chat_prompt(messages: list[MessageBody]) -> ChatPrompt:
@@ -80,6 +78,7 @@ def _requests(
 ) -> list[GenerateRequest]:
     n = num_generated(body)
     samplings = _samplings(_sampling(body), n)
+    lora = _adapter(body, origin)
     return [
         GenerateRequest(
             id=origin.id,
@@ -88,18 +87,34 @@ def _requests(
             sampling=sampling,
             stopping=stopping,
             echo=echo,
+            lora=lora,
             tenant=origin.tenant,
             family=origin.id if n > 1 else "",
             priority=body.priority or 0,
             cache_salt=body.cache_salt or "",
+            context_policy=body.context_policy,
+            n_keep=body.n_keep,
         )
         for prompt in prompts
         for sampling in samplings
     ]
 
 
-def _with_logprobs(requests: list[GenerateRequest], count: int | None) -> list[GenerateRequest]:
-    return requests if count is None else [msgspec.structs.replace(r, logprobs=count) for r in requests]
+def _with_logprobs(
+    requests: list[GenerateRequest], count: int | None, prompt: int | None
+) -> list[GenerateRequest]:
+    if count is None and prompt is None:
+        return requests
+    return [msgspec.structs.replace(r, logprobs=count, prompt_logprobs=prompt) for r in requests]
+
+
+def _adapter(body: CommonBody, origin: Origin) -> str:
+    if body.lora and origin.lora and body.lora != origin.lora:
+        raise InvalidRequest(
+            f"model names the adapter {origin.lora!r} and lora another, {body.lora!r}; send one of them",
+            param="lora",
+        )
+    return body.lora or origin.lora
 
 
 def _samplings(sampling: Sampling, n: int) -> list[Sampling]:
@@ -152,47 +167,6 @@ def _joined(parts: list[TextPart], where: str) -> str:
     return "".join(part.text or "" for part in parts)
 
 
-def _prompts(raw: msgspec.Raw) -> list[Prompt]:
-    """Read the four shapes of `prompt`. Counts nested lists before it builds them."""
-    data = bytes(raw)
-    if NESTED_LIST.match(data):
-        if data.count(b"[") > MAX_PROMPTS + 1:
-            raise _too_many_prompts()
-        return [_token_prompt(tokens) for tokens in decode_field(raw, list[list[int]], "prompt")]
-    value = decode_field(raw, str | list[str | int], "prompt")
-    if isinstance(value, str):
-        return [_text_prompt(value)]
-    if not value:
-        raise _empty()
-    return _flat(value)
-
-
-def _flat(items: list[Any]) -> list[Prompt]:
-    kinds = set(map(type, items))
-    if kinds == {int}:
-        return [_token_prompt(items)]
-    if kinds != {str}:
-        raise InvalidRequest("prompt mixes text and token ids; send one or the other", param="prompt")
-    if len(items) > MAX_PROMPTS:
-        raise _too_many_prompts()
-    return [_text_prompt(text) for text in items]
-
-
-def _text_prompt(text: str) -> Prompt:
-    if not text:
-        raise _empty()
-    check_text(text, "prompt")
-    return TextPrompt(text)
-
-
-def _token_prompt(tokens: list[int]) -> Prompt:
-    if not tokens:
-        raise _empty()
-    if min(tokens) < 0 or max(tokens) > INT32_MAX:
-        raise InvalidRequest(f"prompt holds a token id outside 0 to {INT32_MAX}", param="prompt")
-    return TokenPrompt(tuple(tokens))
-
-
 def _with_suffix(prompt: Prompt, body: CompletionBody) -> Prompt:
     if not body.suffix:
         return prompt
@@ -202,11 +176,3 @@ def _with_suffix(prompt: Prompt, body: CompletionBody) -> Prompt:
     if body.echo:
         raise InvalidRequest("echo and suffix exclude each other", param="suffix")
     return InfillPrompt(prompt.text, body.suffix)
-
-
-def _empty() -> InvalidRequest:
-    return InvalidRequest("prompt is empty", param="prompt")
-
-
-def _too_many_prompts() -> InvalidRequest:
-    return InvalidRequest(f"prompt holds more than {MAX_PROMPTS} prompts", param="prompt")

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ocak.api.prompt_shapes import SHAPES
 from ocak.api.samplers_wire import Int, SamplersBody
+from ocak.core.request import ContextPolicy
 
 ModelName = Annotated[str, Meta(description="A model's key or one of its names.", max_length=256)]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -56,6 +58,30 @@ class CommonBody(SamplersBody, frozen=True, kw_only=True):
     cache_salt: (
         Annotated[str, Meta(max_length=256, description="Cached prompts are shared under one salt alone.")] | None
     ) = None
+    lora: Annotated[str, Meta(max_length=64, description="The LoRA adapter that answers, by its name.")] | None = (
+        None
+    )
+    prompt_logprobs: (
+        Annotated[
+            Int,
+            Meta(
+                description="0 to 20: tell the log-probability of each of the prompt's tokens, and of as many "
+                "of the likeliest, as vLLM does; not with stream."
+            ),
+        ]
+        | None
+    ) = None
+    context_policy: (
+        Annotated[
+            ContextPolicy,
+            Meta(
+                description="What becomes of a prompt, or an answer, that outgrows the context: an error; the "
+                "oldest tokens go on the way; or the prompt's middle goes."
+            ),
+        ]
+        | None
+    ) = None
+    n_keep: Annotated[Int, Meta(description="Tokens at the beginning that are never dropped.")] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -65,19 +91,10 @@ LOGPROBS = (
     "penalties, temperature and other samplers; -9999.0 stands for minus infinity. Told is each token of which "
     "the text shows a part: not the end of the turn, nor what a stop string cuts off whole."
 )
-PROMPT_SCHEMA = {
-    "description": "Text, token ids, or a list of either.",
-    "oneOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}},
-        {"type": "array", "items": {"type": "integer"}},
-        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
-    ],
-}
 
 
 class CompletionBody(CommonBody, frozen=True, kw_only=True):
-    prompt: Annotated[msgspec.Raw, Meta(extra_json_schema=PROMPT_SCHEMA)]
+    prompt: Annotated[msgspec.Raw, Meta(extra_json_schema=SHAPES)]
     suffix: Annotated[str, Meta(description="Text after the hole to fill in.")] | None = None
     echo: bool | None = None
     best_of: (
@@ -105,12 +122,29 @@ class UsageBody(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokensDetails
 
 
+class RankedTokenBody(msgspec.Struct, frozen=True):
+    """vLLM's; `rank` 1 is the likeliest."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobsBody = Annotated[
+    list[dict[str, RankedTokenBody] | None],
+    Meta(description="For each token of the prompt, by token id: the token itself and the likeliest; first null."),
+]
+
+
 class CompletionLogprobs(msgspec.Struct, frozen=True):
-    """A list item for each token; `top_logprobs` has the likeliest tokens and the token itself."""
+    """A list item for each token; `top_logprobs` has the likeliest tokens and the token itself.
+
+    With `echo` the prompt's tokens come first, and of the very first nothing is known.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: Annotated[list[int], Meta(description="The token's first character in the choice's text.")]
 
 
@@ -119,6 +153,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     text: str
     finish_reason: str | None
     logprobs: CompletionLogprobs | None = None
+    prompt_logprobs: PromptLogprobsBody | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +198,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     message: AssistantMessage
     finish_reason: str
     logprobs: ChatLogprobs | None = None
+    prompt_logprobs: PromptLogprobsBody | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,3 +209,7 @@ class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: UsageBody
+    prompt_logprobs: (
+        Annotated[PromptLogprobsBody, Meta(description="The first choice's, where vLLM puts it.")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET

@@ -26,7 +26,6 @@ REFUSED: dict[str, tuple[object, ...]] = {
     "grammar": (),
     "json_schema": (),
     "top_logprobs": (0,),
-    "prompt_logprobs": (),
     "best_of": (1,),
     "modalities": (["text"],),
     "audio": (),

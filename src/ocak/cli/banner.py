@@ -8,7 +8,7 @@ import typer
 
 from ocak import __version__
 from ocak.cli.progress import bytes_text
-from ocak.core.status import ModelStatus
+from ocak.core.status import ModelInfo, ModelStatus
 
 QUESTION = "What is ocak?"
 
@@ -60,14 +60,22 @@ def _example(url: str, models: Sequence[ModelStatus], needs_key: bool) -> list[s
     ready = next((model for model in models if model.info), None)
     if ready is None or ready.info is None:
         return ["  no model is served"]
-    body = (
-        f'{{"model": "{ready.key}", "messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
-        if ready.info.has_chat_template
-        else f'{{"model": "{ready.key}", "prompt": "{QUESTION}"}}'
-    )
-    path = "/v1/chat/completions" if ready.info.has_chat_template else "/v1/completions"
+    path, fields = _question(ready.info)
+    body = f'{{"model": "{ready.key}", {fields}}}'
     key = ' -H "Authorization: Bearer $OCAK_API_KEY"' if needs_key else ""
     return [f"Ask it:\n  curl {url}{path} -H 'Content-Type: application/json'{key} \\\n    -d '{body}'"]
+
+
+def _question(info: ModelInfo) -> tuple[str, str]:
+    """The path that suits the model, and what to send there."""
+    match info.kind:
+        case "embedding":
+            return "/v1/embeddings", f'"input": "{QUESTION}"'
+        case "rerank":
+            return "/v1/rerank", f'"query": "{QUESTION}", "documents": ["A hearth does.", "Rain falls."]'
+    if info.has_chat_template:
+        return "/v1/chat/completions", f'"messages": [{{"role": "user", "content": "{QUESTION}"}}]'
+    return "/v1/completions", f'"prompt": "{QUESTION}"'
 
 
 def _count_text(count: int) -> str:

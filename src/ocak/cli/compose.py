@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ocak.cli.adaptation import adapter_bytes, lora_adapters, rope_options, tensor_overrides
 from ocak.cli.model_source import locate
 from ocak.cli.progress import bytes_text
 from ocak.cli.settings import ModelSettings, Settings
+from ocak.core.embedding import INPUTS_IN_A_PASS
 from ocak.core.errors import ConfigError
 from ocak.fleet.fleet import Fleet
 from ocak.fleet.replica import ModelSpec
@@ -21,6 +23,7 @@ from ocak.gateway.gateway import Gateway, ServedModel
 from ocak.memory.devices import memory_bytes, present_gpu
 from ocak.memory.estimate import KvSettings, estimate
 from ocak.memory.gguf_header import GgufModel, read_model
+from ocak.memory.model_kind import is_encoder, pooling_of
 from ocak.providers.local import LocalProvider
 from ocak.worker.messages import LoadOptions
 
@@ -35,6 +38,7 @@ class Plan:
     spec: ModelSpec
     names: tuple[str, ...]
     queue: QueueLimits
+    adapters: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -54,6 +58,7 @@ def build_gateway(plans: Sequence[Plan], fleet: Fleet) -> Gateway:
             provider=LocalProvider(fleet, plan.key),
             admission=Admission(plan.queue),
             names=plan.names,
+            adapters=plan.adapters,
             created=created,
         )
         for plan in plans
@@ -63,13 +68,15 @@ def build_gateway(plans: Sequence[Plan], fleet: Fleet) -> Gateway:
 def _plan(key: str, model: ModelSettings) -> Plan:
     """The first served name, if any, is what the model is called; its own name keeps working."""
     file = read_model(locate(model.source))
-    needed = _bytes(model, file)
+    options = _load_options(model, file)
+    needed = _bytes(model, file) + adapter_bytes(options.lora)
     _check_memory(key, needed)
     names = (*model.served_name, key)
     return Plan(
-        spec=ModelSpec(key=names[0], options=_load_options(model, file), estimated_bytes=needed),
+        spec=ModelSpec(key=names[0], options=options, estimated_bytes=needed),
         names=names[1:],
-        queue=QueueLimits(parallel=model.parallel, max_queued=model.max_queued),
+        adapters=tuple(adapter.name for adapter in options.lora),
+        queue=QueueLimits(parallel=_served_at_once(model, file), max_queued=model.max_queued),
     )
 
 
@@ -79,6 +86,8 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         context=model.context,
         parallel=model.parallel,
         kv_cells=model.kv_cells,
+        context_policy=model.context_policy,
+        n_keep=model.n_keep,
         batch_tokens=model.batch_tokens,
         step_target_s=model.inter_token_ms / 1000,
         prefix_cache=model.prefix_cache,
@@ -90,15 +99,29 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         flash_attn=model.flash_attn,
         mmap=model.mmap,
         mlock=model.mlock,
+        lora=lora_adapters(model, file),
+        rope=rope_options(model),
+        tensor_overrides=tensor_overrides(model, file),
         chat_template=_template(model.chat_template),
         chat_template_kwargs=model.chat_template_kwargs,
+        embedding=model.embedding,
+        pooling=model.pooling,
     )
+
+
+def _served_at_once(model: ModelSettings, file: GgufModel) -> int:
+    """Sequences that generate, or inputs in one pass."""
+    pooling = pooling_of(file.header, embedding=model.embedding, pooling=model.pooling)
+    return model.parallel if pooling is None else max(model.parallel, INPUTS_IN_A_PASS)
 
 
 def _bytes(model: ModelSettings, file: GgufModel) -> int:
     trained = file.header.context_length or DEFAULT_CONTEXT_LIMIT
     context = model.context or min(trained, DEFAULT_CONTEXT_LIMIT)
-    cells = model.kv_cells or context * model.parallel
+    pooling = pooling_of(file.header, embedding=model.embedding, pooling=model.pooling)
+    if pooling is not None and is_encoder(file.header):
+        return file.weights_bytes
+    cells = max(context, model.batch_tokens) if pooling else model.kv_cells or context * model.parallel
     return estimate(file, KvSettings(cells, model.kv_type, model.kv_type)).total_bytes
 
 

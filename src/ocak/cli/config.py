@@ -68,9 +68,14 @@ class _Table:
 
     def value(self, setting: Setting) -> object:
         value = setting.check(self.values[setting.name], f"{self.place}.{setting.name}")
-        if setting.is_path and self.folder and isinstance(value, str) and _is_relative(value):
-            return str(self.folder / value)
-        return value
+        return _resolved(value, self.folder) if setting.is_path and self.folder else value
+
+
+def _resolved(value: object, folder: Path) -> object:
+    """Read paths as relative to the file they are written in."""
+    if isinstance(value, dict):
+        return {name: _resolved(path, folder) for name, path in value.items()}
+    return str(folder / value) if isinstance(value, str) and _is_relative(value) else value
 
 
 def _is_relative(path: str) -> bool:
@@ -113,7 +118,18 @@ def _layered(kind: type[Struct], label: str, table: _Table, sources: Sources, or
     values: dict[str, object] = {}
     for name, setting in settings.items():
         origins[f"{label}.{name}"], values[name] = _winner(setting, table, sources)
+        if setting.implied and origins[f"{label}.{name}"] == DEFAULT:
+            origins[f"{label}.{name}"], values[name] = _implied(setting, kind, sources.environ)
     return kind(**values)
+
+
+def _implied(setting: Setting, kind: type[Struct], environ: Mapping[str, str]) -> tuple[str, object]:
+    """The default, or what it is where another service's variables are set: its users rely on that."""
+    assert setting.implied is not None
+    prefix, value = setting.implied
+    given = (name for name in _variables(kind) if name.startswith(prefix) and _from_environ(environ, name))
+    origin = next(given, None)
+    return (DEFAULT, setting.default) if origin is None else (origin, value)
 
 
 def _winner(setting: Setting, table: _Table, sources: Sources) -> tuple[str, object]:

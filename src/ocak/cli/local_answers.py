@@ -10,6 +10,7 @@ from contextlib import aclosing
 from ocak.cli.answers import AnswerOptions
 from ocak.cli.compose import Plan, build_gateway
 from ocak.cli.progress import progress_line
+from ocak.core.errors import ConfigError
 from ocak.core.events import Delta, Finished
 from ocak.core.request import ChatPrompt, GenerateRequest, Message, Sampling, Stopping, TextPrompt
 from ocak.fleet.fleet import Fleet
@@ -20,7 +21,10 @@ DRAIN_S = 1.0
 
 class LocalAnswers:
     def __init__(self, plan: Plan) -> None:
+        if len(plan.adapters) > 1:
+            raise ConfigError("ocak run answers with one LoRA adapter at most; give --lora once", param="lora")
         self._key = plan.key
+        self._lora = "".join(plan.adapters)
         self._fleet = Fleet([plan.spec])
         self._gateway = build_gateway([plan], self._fleet)
         self._numbers = itertools.count(1)
@@ -54,6 +58,7 @@ class LocalAnswers:
             prompt=self._prompt(messages),
             sampling=sampling,
             stopping=Stopping(max_tokens=options.max_tokens),
+            lora=self._lora,
         )
 
     def _prompt(self, messages: Sequence[Message]) -> ChatPrompt | TextPrompt:

@@ -46,7 +46,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
         metavar=setting.metavar or _metavar(setting),
         show_default=False,
     )
-    kinds: dict[str, Any] = {"bool": bool | None, "texts": list[str] | None}
+    kinds: dict[str, Any] = {"bool": bool | None, "texts": list[str] | None, "pairs": list[str] | None}
     annotation: Any = Annotated[Any, option]
     annotation.__origin__ = kinds.get(setting.kind, str | None)
     return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -59,7 +59,7 @@ def _spellings(setting: Setting) -> list[str]:
 
 
 def _help(setting: Setting) -> str:
-    if setting.default in (False, "", ()):
+    if setting.default in (False, "", ()) or setting.kind == "pairs":
         return setting.help
     default = "on" if setting.default is True else setting.default
     return f"{setting.help} [{default}]"
@@ -69,6 +69,8 @@ def _metavar(setting: Setting) -> str | None:
     match setting.kind:
         case "int":
             return "N"
+        case "float":
+            return "X"
         case "choice":
             return "|".join(setting.choices)
         case "bool":

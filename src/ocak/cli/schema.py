@@ -14,7 +14,7 @@ import msgspec
 
 from ocak.core.errors import ConfigError
 
-Kind = Literal["int", "bool", "text", "texts", "choice", "table"]
+Kind = Literal["int", "float", "bool", "text", "texts", "choice", "table", "pairs"]
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
@@ -25,8 +25,8 @@ class Setting:
     kind: Kind
     default: object
     help: str
-    low: int | None = None
-    high: int | None = None
+    low: float | None = None
+    high: float | None = None
     choices: tuple[str, ...] = ()
     further_flags: tuple[str, ...] = ()
     further_env: tuple[str, ...] = ()
@@ -34,6 +34,7 @@ class Setting:
     is_secret: bool = False
     is_file_only: bool = False
     is_path: bool = False
+    implied: tuple[str, str] | None = None  # a prefix of variables, and the default where one is set
 
     @property
     def flag(self) -> str:
@@ -50,6 +51,8 @@ class Setting:
         match self.kind:
             case "int":
                 return f"a whole number from {self.low} to {self.high}"
+            case "float":
+                return f"a number from {self.low:g} to {self.high:g}"
             case "bool":
                 return "true or false"
             case "choice":
@@ -58,6 +61,8 @@ class Setting:
                 return "a text or a list of texts"
             case "table":
                 return "a table of texts, numbers and booleans"
+            case "pairs":
+                return "a table of texts, or a list of NAME=VALUE with each name once"
             case "text":
                 return "a text"
 
@@ -66,9 +71,11 @@ class Setting:
         match self.kind:
             case "int":
                 return self.check(_whole_number(text), origin)
+            case "float":
+                return self.check(_number(text), origin)
             case "bool":
                 return self.check(_truth(text), origin)
-            case "texts":
+            case "texts" | "pairs":
                 return self.check([part.strip() for part in text.split(",") if part.strip()], origin)
             case _:
                 return self.check(text, origin)
@@ -78,6 +85,8 @@ class Setting:
         match self.kind, value:
             case "int", int() if not isinstance(value, bool) and self._in_range(value):
                 return value
+            case "float", int() | float() if not isinstance(value, bool) and self._in_range(value):
+                return float(value)
             case "bool", bool():
                 return value
             case "text", str():
@@ -90,9 +99,11 @@ class Setting:
                 return tuple(value)
             case "table", dict() if all(map(_is_plain, value.values())):
                 return value
+            case "pairs", dict() | list() if (pairs := _pairs(value)) is not None:
+                return pairs
         raise self._refusal(value, origin)
 
-    def _in_range(self, value: int) -> bool:
+    def _in_range(self, value: float) -> bool:
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     def _refusal(self, value: object, origin: str) -> ConfigError:
@@ -107,8 +118,9 @@ def settings_of(struct: type[msgspec.Struct]) -> dict[str, Setting]:
     return {field.name: _setting(field.name, hints[field.name], field.default) for field in _fields(struct)}
 
 
-def _fields(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    return msgspec.structs.fields(struct)
+def _fields(struct: type[msgspec.Struct]) -> list[msgspec.structs.FieldInfo]:
+    """Its own before those it inherits."""
+    return sorted(msgspec.structs.fields(struct), key=lambda field: field.name not in struct.__annotations__)
 
 
 def _setting(name: str, annotation: object, default: object) -> Setting:
@@ -120,8 +132,8 @@ def _setting(name: str, annotation: object, default: object) -> Setting:
         kind=kind,
         default={} if default is msgspec.NODEFAULT else default,
         help=next(meta.description for meta in metas if meta.description),
-        low=next((meta.ge for meta in metas if meta.ge is not None), None),  # type: ignore[arg-type]
-        high=next((meta.le for meta in metas if meta.le is not None), None),  # type: ignore[arg-type]
+        low=next((meta.ge for meta in metas if meta.ge is not None), None),
+        high=next((meta.le for meta in metas if meta.le is not None), None),
         choices=choices,
         further_flags=tuple(extra.get("flags", ())),
         further_env=tuple(extra.get("env", ())),
@@ -129,6 +141,7 @@ def _setting(name: str, annotation: object, default: object) -> Setting:
         is_secret=extra.get("secret", False),
         is_file_only=extra.get("file_only", False),
         is_path=extra.get("path", False),
+        implied=extra.get("implied"),
     )
 
 
@@ -143,7 +156,11 @@ def _kind(base: object) -> tuple[Kind, tuple[str, ...]]:
     origin = typing.get_origin(base) or base
     if origin is Literal:
         return "choice", typing.get_args(base)
-    kinds: dict[object, Kind] = {int: "int", bool: "bool", str: "text", tuple: "texts", dict: "table"}
+    if base == dict[str, str]:
+        return "pairs", ()
+    kinds: dict[object, Kind] = {
+        int: "int", float: "float", bool: "bool", str: "text", tuple: "texts", dict: "table",
+    }  # fmt: skip
     return kinds[origin], ()
 
 
@@ -159,6 +176,22 @@ def _whole_number(text: str) -> object:
         return int(text)
     except ValueError:
         return text
+
+
+def _number(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _pairs(value: dict[object, object] | list[object]) -> dict[str, str] | None:
+    """Read a table of texts, or a list of NAME=VALUE; None if it is neither, or names something twice."""
+    if isinstance(value, list):
+        split = [text.partition("=")[::2] if isinstance(text, str) else ("", "") for text in value]
+        return _pairs(dict(split)) if len(dict(split)) == len(value) else None
+    pairs = {name: text for name, text in value.items() if isinstance(name, str) and isinstance(text, str)}
+    return pairs if len(pairs) == len(value) and all(pairs) and all(pairs.values()) else None
 
 
 def _truth(text: str) -> object:

@@ -3,7 +3,8 @@
 From these two structs come the flags of the command line, the keys of `ocak.toml`, the `OCAK_*` variables,
 the table of `ocak config check` and the documentation; the names are the same in all of them.
 In `Meta.extra`: `flags` and `env` are further spellings, `secret` is never shown, `file_only` has no flag,
-`metavar` is how --help calls the value, `path` is relative to the file it is written in.
+`metavar` is how --help calls the value, `path` is relative to the file it is written in, `implied` is a prefix of
+variables and the value that the setting has where one of them is set and nothing else is said.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from ocak.cli.adaptation_settings import AdaptationSettings
 from ocak.core.limits import INT32_MAX
+from ocak.core.request import ContextPolicy
 
 Count = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -72,7 +75,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     ] = "text"
 
 
-class ModelSettings(Struct, frozen=True, kw_only=True):
+class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
     """`[models.KEY]`: one model and how it is loaded."""
 
     provider: Annotated[
@@ -111,6 +114,21 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
     kv_cells: Annotated[
         Count, Meta(description="tokens that all sequences share; 0: context x parallel, less over-commits")
     ] = 0
+    context_policy: Annotated[
+        ContextPolicy,
+        Meta(
+            description="what outgrows the context: refuse it, drop the oldest tokens, or drop a prompt's middle",
+            extra={"implied": (LEGACY, "shift")},
+        ),
+    ] = "error"
+    n_keep: Annotated[
+        int,
+        Meta(
+            ge=-1,
+            le=INT32_MAX,
+            description="tokens at the beginning that are never dropped; -1: a quarter of the context",
+        ),
+    ] = -1
     batch_tokens: Annotated[int, Meta(ge=1, le=65536, description="most tokens in one forward pass")] = 512
     inter_token_ms: Annotated[
         int,
@@ -148,6 +166,13 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
     threads: Annotated[
         int, Meta(ge=0, le=1024, description="CPU threads; 0: every core", extra={"flags": ["-t"]})
     ] = 0
+    embedding: Annotated[
+        bool, Meta(description="make vectors with a model that could write text; an embedding model needs no flag")
+    ] = False
+    pooling: Annotated[
+        Literal["auto", "mean", "cls", "last", "rank", "none"],
+        Meta(description="what becomes a text's vector; auto: as the model file says, none: write text instead"),
+    ] = "auto"
     chat_template: Annotated[
         str,
         Meta(

@@ -1,4 +1,7 @@
-"""What a generation yields: `Started`, any number of `Delta`, then one `Finished`; a failure is raised instead."""
+"""What a generation yields: `Started`, any number of `Delta`, then one `Finished`; a failure is raised instead.
+
+`PromptScored` comes between, for those who asked for it.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    dropped_tokens: int = 0
+    dropped_tokens: int = 0  # to fit the context: of the prompt, then of a long answer itself
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """The prompt holds a slot: it is being computed."""
+    """The prompt holds a slot: it is being computed; so many of its tokens will be gone when the answer begins."""
 
     prompt_tokens: int
+    dropped_tokens: int = 0
 
 
 class LikelyToken(msgspec.Struct, frozen=True, array_like=True):
@@ -42,6 +46,22 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     likeliest: tuple[LikelyToken, ...] = ()
 
 
+class PromptToken(msgspec.Struct, frozen=True, array_like=True):
+    """A token of the prompt. The first has no log-probability: nothing comes before it."""
+
+    id: int
+    token: LikelyToken
+    start: int  # characters of the prompt's text before the one that it begins or goes on with
+    rank: int = 0  # 1: the likeliest; 0: the prompt's first
+    likeliest: tuple[tuple[int, LikelyToken], ...] = ()  # ids beside, best first
+
+
+class PromptScored(msgspec.Struct, frozen=True, tag="prompt_scored"):
+    """The prompt's next tokens, in order, if they were asked for; all are told before the first `Delta`."""
+
+    tokens: tuple[PromptToken, ...]
+
+
 class Delta(msgspec.Struct, frozen=True, tag="delta", omit_defaults=True):
     """Text that is whole UTF-8 and holds no part of a stop string; `num_tokens` tokens stand behind it.
 
@@ -58,4 +78,4 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     usage: Usage
 
 
-Event = Started | Delta | Finished
+Event = Started | PromptScored | Delta | Finished

@@ -51,9 +51,13 @@ SAMPLING_RANGES = {
     "adaptive_decay": Range(0, 0.99),
 }
 PRIORITY_RANGE = Range(-1000, 1000)
+N_KEEP_RANGE = Range(0, INT32_MAX)  # and less than half of the context, which the worker knows
 LOGIT_BIAS_RANGE = Range(-100, 100)
 LOGPROBS_RANGE = Range(0, 20)
 TOKEN_RANGE = Range(0, INT32_MAX)
+MAX_PROMPT_LOGPROBS = 131_072  # log-probabilities told of one prompt
+DIMENSIONS_RANGE = Range(1, INT32_MAX)
+MAX_INPUTS = 2048  # of one request for embeddings, or documents of one for ranks
 MAX_LOGIT_BIASES = 1024
 MAX_STOP_STRINGS = 16
 MAX_STOP_BYTES = 1024

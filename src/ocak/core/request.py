@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 DEFAULT_TENANT = "public"
+ContextPolicy = Literal["error", "shift", "truncate"]  # what becomes of what does not fit the context
 
 
 COLDEST = 1e-5  # a temperature below it is greedy: what llama.cpp would divide by it overflows
@@ -131,9 +134,13 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stopping: Stopping = Stopping()
     echo: bool = False  # the answer begins with the prompt's own text
     logprobs: int | None = None  # tell each token's log-probability, and those of as many of the likeliest
+    prompt_logprobs: int | None = None  # the same of the prompt's tokens, told before the answer
+    lora: str = ""  # the adapter that answers; empty: the model alone
     tenant: str = DEFAULT_TENANT
     priority: int = 0  # lower ones go first, among the tenant's own
     family: str = ""  # the same for the answers of one request, which share their prompt while they run
+    context_policy: ContextPolicy | None = None  # None: the model's
+    n_keep: int | None = None  # tokens at the beginning that are never dropped; None: the model's
     cache_salt: str = ""  # cached prefixes are shared within a tenant, and there under the same salt
 
 

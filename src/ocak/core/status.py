@@ -6,6 +6,9 @@ from typing import Literal
 
 import msgspec
 
+from ocak.core.embedding import ModelKind, Pooling
+from ocak.core.request import ContextPolicy
+
 ModelState = Literal["unloaded", "loading", "ready", "unresponsive", "restarting", "failed"]
 
 
@@ -56,11 +59,18 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     trained_context: int
     parallel: int
     kv_cells: int
+    context_policy: ContextPolicy = "error"  # where a request names none
+    n_keep: int = 0  # likewise
+    can_shift: bool = False
     has_chat_template: bool
     has_infill: bool
     gpu: str | None  # the device in use; None on the CPU
     idle_gpu: str | None  # a GPU that this build of llama.cpp cannot use
     load_s: float
+    lora: tuple[str, ...] = ()  # the adapters that requests may name
+    kind: ModelKind = "text"
+    pooling: Pooling | None = None  # of an embedding model or a cross-encoder
+    embedding_length: int = 0  # numbers of its vectors
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,14 @@ class Cells(Protocol):
         """Take all cells but the first from the slot."""
         ...
 
+    def cut(self, slot: int, keep: int, count: int) -> None:
+        """Take so many cells behind the first from the slot; those behind them are its own and move up."""
+        ...
+
+    def is_private(self, slot: int, start: int) -> bool:
+        """Whether no other slot holds the slot's cells from `start` on."""
+        ...
+
     def check_integrity(self) -> None:
         """Assert the invariant."""
         ...
@@ -76,6 +84,14 @@ class SplitCells:
         kept = min(keep, self.length(slot))
         self.num_free += self.length(slot) - kept
         self._lengths[slot] = kept
+
+    def cut(self, slot: int, keep: int, count: int) -> None:
+        assert 0 < count <= self.length(slot) - keep
+        self._lengths[slot] -= count
+        self.num_free += count
+
+    def is_private(self, slot: int, start: int) -> bool:
+        return True
 
     def check_integrity(self) -> None:
         assert sum(self._lengths.values()) == self.num_used <= self._num_cells
@@ -116,13 +132,24 @@ class UnifiedCells:
 
     def trim(self, slot: int, keep: int) -> None:
         held = self._held.pop(slot, NONE)
-        dropped = held[keep:]
+        self._give_back(held[keep:])
+        if keep and len(held):
+            self._held[slot] = held[:keep]
+
+    def cut(self, slot: int, keep: int, count: int) -> None:
+        held = self._held[slot]
+        assert 0 < count <= len(held) - keep and self.is_private(slot, keep + count)
+        self._give_back(held[keep : keep + count])
+        self._held[slot] = np.concatenate((held[:keep], held[keep + count :]))
+
+    def is_private(self, slot: int, start: int) -> bool:
+        return bool((self._num_holders[self._held[slot][start:]] == 1).all())
+
+    def _give_back(self, dropped: NDArray[np.int32]) -> None:
         self._num_holders[dropped] -= 1
         freed = dropped[self._num_holders[dropped] == 0]
         self._free[self.num_free : self.num_free + len(freed)] = freed
         self.num_free += len(freed)
-        if keep and len(held):
-            self._held[slot] = held[:keep]
 
     def check_integrity(self) -> None:
         holders = np.zeros_like(self._num_holders)

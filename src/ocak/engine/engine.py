@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
-from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Trim
+from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.pacing import Pacer
 from ocak.engine.runner import Aborted, CellData, Chunk, Logprobs, NoRoom, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
@@ -47,7 +47,15 @@ class Broken:
     message: str
 
 
-Output = Admitted | Sampled | Broken
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The log-probabilities of the prompt's next tokens are known, from its second one on."""
+
+    sequence: Sequence
+    logprobs: tuple[Logprobs, ...]
+
+
+Output = Admitted | Scored | Sampled | Broken
 
 
 class Engine:
@@ -65,8 +73,10 @@ class Engine:
         return self._scheduler.has_work
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence; its prompt must leave room for one token in the context."""
-        assert 1 <= sequence.num_prompt < self._scheduler.limits.context
+        """Queue a sequence; without a window its prompt must leave room for one token in the context."""
+        context = self._scheduler.limits.context
+        assert sequence.tokens and (sequence.window or len(sequence.tokens) < context)
+        assert sequence.window is None or sequence.window.context <= context
         self._scheduler.add(sequence)
 
     def finish(self, sequence: Sequence, keep: Keep = "host") -> None:
@@ -109,8 +119,10 @@ class Engine:
         return outputs
 
     def _schedule(self) -> Batch:
-        batch = self._scheduler.schedule(self._pacer.prefill_tokens)
+        num_groups = max(1, self._scheduler.num_decoding_groups)
+        batch = self._scheduler.schedule(self._pacer.prefill_tokens_among(num_groups))
         self._make(batch.moves)
+        self._runner.use_adapter(batch.adapter)
         return batch
 
     def _make(self, moves: Iterable[Move]) -> None:
@@ -118,6 +130,8 @@ class Engine:
             match move:
                 case Trim(slot, keep):
                     self._runner.trim(slot, keep)
+                case Shift(slot, keep, count):
+                    self._runner.shift(slot, keep, count)
                 case Copy(source, slot, count):
                     self._runner.copy(source, slot, count)
                 case Save(slot, key):
@@ -152,22 +166,36 @@ class Engine:
         start = sequence.num_computed
         end = start + count
         assert sequence.slot is not None
+        rows = sequence.rows_to_score(start, end)
+        scored = range(rows.start - start, rows.stop - start) if rows else rows
         if end < len(sequence.tokens):
-            return Chunk(sequence.slot, start, sequence.tokens[start:end], None)
+            return Chunk(sequence.slot, start, sequence.tokens[start:end], None, scored)
         if sequence.sampler is None:
             sequence.sampler = self._runner.new_sampler(sequence.sampling, sequence.tokens, sequence.rules)
-        return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler)
+        return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler, scored)
 
     def _apply(self, batch: Batch, tokens: list[int]) -> list[Output]:
         outputs: list[Output] = []
         place = 0
         self._scheduler.advance(batch)
         for sequence, count in batch.rows:
-            self._num_prompt_tokens += max(0, min(count, sequence.num_prompt - sequence.num_computed + count))
+            self._num_prompt_tokens += sequence.num_of_prompt(count)
+            outputs += self._score(sequence, sequence.num_computed - count)
             if sequence.num_pending == 0:
                 outputs.append(self._append(sequence, tokens[place], place))
                 place += 1
         return outputs
+
+    def _score(self, sequence: Sequence, start: int) -> list[Scored]:
+        """Tell what the rows from `start` on say of the prompt's tokens behind them."""
+        rows = sequence.rows_to_score(start, sequence.num_computed)
+        slot, count = sequence.slot, sequence.num_prompt_logprobs
+        if not rows or slot is None or count is None:
+            return []
+        behind = (sequence.tokens[row + 1] for row in rows)
+        told = tuple(self._runner.prompt_logprobs(slot, place, t, count) for place, t in enumerate(behind))
+        sequence.num_scored += len(rows)
+        return [Scored(sequence, told)]
 
     def _append(self, sequence: Sequence, token: int, place: int) -> Sampled:
         self._num_generated += 1

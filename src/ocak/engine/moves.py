@@ -1,4 +1,4 @@
-"""What is to be done to the cells of slots: decided by `slots`, done by the engine with its runner."""
+"""What is to be done to the cells of slots, in the order given. `Slots` decides, the engine has a runner do it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ class Trim:
 
     slot: int
     keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Remove so many cells of the slot behind the first; those behind them move up."""
+
+    slot: int
+    keep: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +55,4 @@ class Forget:
     key: int
 
 
-Move = Trim | Copy | Save | Restore | Forget
+Move = Trim | Shift | Copy | Save | Restore | Forget

@@ -24,9 +24,13 @@ class Pacer:
     @property
     def prefill_tokens(self) -> int:
         """How many prompt tokens the next step may hold."""
+        return self.prefill_tokens_among(1)
+
+    def prefill_tokens_among(self, num_decodes: int) -> int:
+        """As many as leave time for so many steps that decode before the next chunk."""
         if self._token_s is None:
             return min(FIRST, self._ceiling)
-        affordable = int((self._target_s - self._decode_s) * SHARE / self._token_s)
+        affordable = int((self._target_s - num_decodes * self._decode_s) * SHARE / self._token_s)
         return max(FLOOR, min(self._ceiling, affordable))
 
     def observe(self, num_prefill: int, seconds: float) -> None:

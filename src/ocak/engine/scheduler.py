@@ -2,10 +2,11 @@
 
 Steps that decode, a token of every answer, take turns with steps that prefill, a chunk of the oldest prompts: a
 mixed batch would be cut into those two passes by llama.cpp anyway, and run 8 % slower than they do. So no answer
-stalls for longer than a chunk. When the cells run short, cached prefixes go first; then the newest sequence gives
-its slot back and is computed again later; nobody else notices.
+stalls for longer than a chunk. Adapters take turns too (`turns.py`). When the cells run short, cached prefixes go
+first; then the newest sequence gives its slot back and is computed again later; nobody else notices. A sequence
+whose context is full and that has a window shifts before anything else is decided.
 Invariants: what the running sequences hold and are about to compute fits into the cells; a batch never exceeds its
-budget; one running sequence is never preempted, so something always makes progress.
+budget and is one adapter's alone; one running sequence is never preempted, so something always makes progress.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from dataclasses import dataclass
 
 from ocak.engine.moves import Move
 from ocak.engine.padding import gaps, neighbours, reach, tiled
+from ocak.engine.runner import MOST_SCORED
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Keep, Prefix, Reuse, SlotLimits, Slots
+from ocak.engine.slot_limits import Reuse, SlotLimits
+from ocak.engine.slots import Keep, Prefix, Slots
+from ocak.engine.turns import Turn, Turns
 from ocak.engine.waiting import Waiting
 
 GRAIN = 32  # chunks of whole grains suit the kernels
@@ -34,6 +38,7 @@ class SchedulerLimits:
     reuse: Reuse = "parts"
     keeps_prefixes: bool = False
     host_tokens: int = 0  # of prefixes saved to host memory
+    moves_cells: bool = True  # a shift need not compute what stays again
 
     def __post_init__(self) -> None:
         assert self.num_cells >= self.context > 1, "one sequence must fit"
@@ -48,6 +53,7 @@ class SchedulerLimits:
             reuse=self.reuse,
             keeps_prefixes=self.keeps_prefixes,
             host_tokens=self.host_tokens,
+            moves_cells=self.moves_cells,
         )
 
 
@@ -59,6 +65,7 @@ class Batch:
     moves: tuple[Move, ...]  # to make first, in this order
     admitted: tuple[Sequence, ...]  # for the first time, in this batch
     is_prefill: bool
+    adapter: str = ""  # of all its sequences; empty: none
 
     @property
     def num_tokens(self) -> int:
@@ -70,9 +77,9 @@ class Scheduler:
         self.limits = limits
         self.slots = Slots(limits.slot_limits)
         self.waiting = Waiting()
-        self._num_admitted = 0
+        self._num_turns = 0
         self._is_crowded = False  # since a preemption; until a sequence ends, nobody is admitted
-        self._has_prefilled = False  # in the last batch
+        self._turns = Turns()
         self.num_preemptions = 0
 
     @property
@@ -86,25 +93,33 @@ class Scheduler:
     @property
     def num_committed(self) -> int:
         """Cells that the running sequences hold or are about to."""
-        return self.slots.num_held + sum(sequence.num_pending for sequence in self.running.values())
+        return self.slots.num_held + sum(sequence.num_next for sequence in self.running.values())
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
 
     def schedule(self, prefill_tokens: int) -> Batch:
         """Pick the next batch, of about `prefill_tokens` if they are prompts'."""
-        moves = self._preempt_until_fitting()
+        moves = [*self._shift_full(), *self._preempt_until_fitting()]
         admitted, seated = self._admit_waiting()
-        decoding = {slot: sequence for slot, sequence in self.running.items() if not sequence.in_prefill}
-        prompts = {slot: sequence for slot, sequence in self.running.items() if sequence.in_prefill}
-        self._has_prefilled = bool(prompts) and not (decoding and self._has_prefilled)
-        if self._has_prefilled:
-            rows = self._prefill_rows(prompts, prefill_tokens)
-        else:
-            rows = _decode_rows(decoding, prompts)
+        rows, turn = self._next_rows(prefill_tokens)
         rows.sort(key=_slot)
         evicted = self._make_room(sum(count for _, count in rows))
-        return Batch(tuple(rows), (*moves, *seated, *evicted), admitted, self._has_prefilled)
+        return Batch(tuple(rows), (*moves, *seated, *evicted), admitted, turn.is_prefill, turn.adapter)
+
+    @property
+    def num_decoding_groups(self) -> int:
+        """How many batches it takes until every answer under way has a token more."""
+        return len({sequence.adapter for sequence in self.running.values() if not sequence.in_prefill})
+
+    def _next_rows(self, prefill_tokens: int) -> tuple[list[tuple[Sequence, int]], Turn]:
+        decoding = {slot: sequence for slot, sequence in self.running.items() if not sequence.in_prefill}
+        prompts = {slot: sequence for slot, sequence in self.running.items() if sequence.in_prefill}
+        turn = self._turns.next(_adapters(decoding), _adapters(prompts))
+        prompts = _of(prompts, turn.adapter)
+        if turn.is_prefill:
+            return self._prefill_rows(prompts, prefill_tokens), turn
+        return _decode_rows(_of(decoding, turn.adapter), prompts), turn
 
     def advance(self, batch: Batch) -> None:
         """Note that the batch was computed."""
@@ -147,11 +162,24 @@ class Scheduler:
         held = Counter(sequence.tenant for sequence in self.running.values())
         newest = max(self.running.values(), key=lambda one: (held[one.tenant], one.priority, one.turn))
         moves = self.slots.release(newest)
-        newest.num_computed = 0
+        newest.restart()
         self.waiting.add(newest)
         self._is_crowded = True
         self.num_preemptions += 1
         return moves
+
+    def _shift_full(self) -> list[Move]:
+        """Make room in full contexts. A prompt that shifts lets those pass that were admitted meanwhile."""
+        moves: list[Move] = []
+        for sequence in [sequence for sequence in self.running.values() if sequence.is_full]:
+            if sequence.in_prefill:
+                sequence.prefill_turn = self._next_turn()
+            moves += self.slots.shift(sequence)
+        return moves
+
+    def _next_turn(self) -> int:
+        self._num_turns += 1
+        return self._num_turns
 
     def _preempt_until_fitting(self) -> list[Move]:
         moves: list[Move] = []
@@ -163,7 +191,7 @@ class Scheduler:
 
     def _may_not_fit(self) -> bool:
         """Whether the cells would be too few if none were shared; quick to tell."""
-        return sum(len(sequence.tokens) for sequence in self.running.values()) > self.limits.num_cells
+        return sum(sequence.num_wanted for sequence in self.running.values()) > self.limits.num_cells
 
     def _make_room(self, count: int) -> list[Move]:
         """Evict cached prefixes until so many cells are free."""
@@ -195,8 +223,7 @@ class Scheduler:
             moves += self.slots.take(sequence, prefix)
             if not sequence.is_admitted:
                 sequence.is_admitted = True
-                sequence.turn = self._num_admitted
-                self._num_admitted += 1
+                sequence.turn = sequence.prefill_turn = self._next_turn()
                 sequence.num_cached = prefix.length
                 admitted.append(sequence)
         return tuple(admitted), moves
@@ -205,26 +232,28 @@ class Scheduler:
         if self.limits.num_cells >= self.limits.parallel * self.limits.context:
             return True
         is_shared = self.limits.shares_cells and prefix.holder in self.running
-        fresh = len(sequence.tokens) - (prefix.length if is_shared else 0)
+        fresh = sequence.num_wanted - (prefix.length if is_shared else 0)
         return self.num_committed + fresh <= self.limits.num_cells
 
     def _prefill_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
         """Whole prompts in the order of their turns, and a part of the one that no longer fits.
 
         A prompt's small rest is taken along rather than left for a step. Parts are whole grains: llama.cpp runs
-        what several sequences have in common as one pass, and the rest of the longer ones as another.
+        what several sequences have in common as one pass, and the rest of the longer ones as another. A prompt
+        that is scored goes no faster than rows can be, and lets others fill the batch.
         """
-        room = self.limits.batch_tokens
+        room, scores = self.limits.batch_tokens, MOST_SCORED
         rows: list[tuple[Sequence, int]] = []
-        for sequence in sorted(prompts.values(), key=lambda sequence: sequence.turn):
-            pending = sequence.num_to_stop
-            if pending <= min(wanted * STRETCH, room):
-                rows.append((sequence, pending))
-                wanted -= pending
-                room -= pending
-                continue
-            part = wanted - wanted % GRAIN if rows or wanted > GRAIN else wanted
-            return [*rows, (sequence, min(part, room))] if part > 0 and room > 0 else rows
+        for sequence in sorted(prompts.values(), key=lambda sequence: sequence.prefill_turn):
+            most = sequence.most_tokens(scores)
+            if most > min(wanted * STRETCH, room):
+                part = wanted - wanted % GRAIN if rows or wanted > GRAIN else wanted
+                return [*rows, (sequence, min(part, room))] if part > 0 and room > 0 else rows
+            if most:
+                rows.append((sequence, most))
+            scores -= len(sequence.rows_to_score(sequence.num_computed, sequence.num_computed + most))
+            wanted -= most
+            room -= most
         return rows
 
     def check_integrity(self) -> None:
@@ -237,14 +266,20 @@ class Scheduler:
 
 def _decode_rows(decoding: dict[int, Sequence], prompts: dict[int, Sequence]) -> list[tuple[Sequence, int]]:
     """A token of every answer, and of so many prompts as fill the gaps between the slots and the last tile."""
-    if not decoding:
-        return []
     deepest = reach(max(sequence.num_computed for sequence in decoding.values()))
-    near = {slot for slot, sequence in prompts.items() if sequence.num_computed <= deepest}
+    near = {slot for slot, sequence in prompts.items() if sequence.num_computed <= deepest and sequence.is_scored}
     closing = gaps(decoding, near)
     rows = len(decoding) + len(closing)
     lent = [*closing, *neighbours(decoding, near, tiled(rows) - rows)]
     return [(sequence, 1) for sequence in [*decoding.values(), *(prompts[slot] for slot in lent)]]
+
+
+def _adapters(sequences: dict[int, Sequence]) -> set[str]:
+    return {sequence.adapter for sequence in sequences.values()}
+
+
+def _of(sequences: dict[int, Sequence], adapter: str) -> dict[int, Sequence]:
+    return {slot: sequence for slot, sequence in sequences.items() if sequence.adapter == adapter}
 
 
 def _slot(row: tuple[Sequence, int]) -> int:

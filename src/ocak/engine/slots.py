@@ -18,26 +18,16 @@ from itertools import count
 from typing import Literal
 
 from ocak.engine.cells import Cells, SplitCells, UnifiedCells
-from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Trim
+from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.prefix_tree import PrefixTree
 from ocak.engine.sequence import Awaited, Sequence
+from ocak.engine.slot_limits import SlotLimits
 
-Reuse = Literal["parts", "wholes"]  # whether a model's cells can be taken off the end of a sequence
 Keep = Literal["nothing", "slot", "host"]  # of a sequence that ends: how far its cells may live on
 WORTH_WAITING = 16  # tokens that another sequence is about to compute
 WORTH_COPYING = 32  # tokens
 WORTH_SAVING = 64  # tokens; fewer are computed as soon as copied twice
 MOST_SAVED = 512  # prefixes, so that a search stays quick
-
-
-@dataclass(frozen=True, slots=True)
-class SlotLimits:
-    num_slots: int  # sequence ids that llama.cpp knows
-    num_cells: int
-    shares_cells: bool = False  # a copy takes no cells (the unified layout)
-    reuse: Reuse = "parts"
-    keeps_prefixes: bool = False  # for others, when a sequence ends
-    host_tokens: int = 0  # the budget of saved prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +73,8 @@ class Slots:
         if sequence.awaited is not None and sequence.awaited.is_coming:
             return None
         best, coming = NO_PREFIX, NO_PREFIX
-        # One token is always left to compute: its logits are the first answer's.
-        root, end = self._root(sequence), len(sequence.tokens) - 1
-        for holder, common in self._tree.match(root, sequence.tokens, end).items():
+        root = self._root(sequence)
+        for holder, common in self._tree.match(root, sequence.tokens, sequence.num_reusable).items():
             held = self._saved.get(holder) or self.cells.length(holder)
             length = min(common, held) if self.limits.reuse == "parts" or held <= common else 0
             if length > best.length or (length == best.length > 0 and holder in self._cached):
@@ -107,7 +96,7 @@ class Slots:
         holder = self.running[coming.holder]
         if self.limits.reuse != "parts":
             holder.stops.add(coming.length)
-        return Awaited(holder, coming.length)
+        return Awaited(holder, coming.length, holder.num_dropped)
 
     def _root(self, sequence: Sequence) -> Hashable:
         return sequence.root if self.limits.keeps_prefixes else (sequence.root, sequence.family)
@@ -127,7 +116,7 @@ class Slots:
         sequence.slot = slot
         sequence.num_computed = prefix.length
         self.running[slot] = sequence
-        self._tree.insert(slot, self._root(sequence), sequence.tokens)
+        self._tree.insert(slot, self._root(sequence), sequence.tokens[: sequence.num_shared])
         return moves
 
     def release(self, sequence: Sequence, keep: Keep = "host") -> list[Move]:
@@ -135,18 +124,39 @@ class Slots:
         slot = sequence.slot
         assert slot is not None and self.running.pop(slot) is sequence
         sequence.slot = None
-        if keep == "nothing" or not self.limits.keeps_prefixes or not self.cells.length(slot):
-            return self._drop(slot)
-        self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_computed])
+        length = sequence.num_exact
+        if keep == "nothing" or not self.limits.keeps_prefixes or not length:
+            return self.drop(slot)
+        self._tree.insert(slot, sequence.root, sequence.tokens[:length])
         self._cached[slot] = keep
-        return []
+        return self._trim(slot, length)
+
+    def shift(self, sequence: Sequence) -> list[Move]:
+        """Drop the older half of what a full sequence holds behind its kept tokens.
+
+        What others hold too must not move, and what cannot move at all is no better: it is computed again.
+        """
+        slot, window = sequence.slot, sequence.window
+        assert slot is not None and window is not None and sequence.is_full
+        keep, count = window.num_keep, window.step
+        sequence.drop(keep, count)
+        can_move = self.limits.moves_cells and self.cells.is_private(slot, keep + count)
+        if can_move:
+            self.cells.cut(slot, keep, count)
+            sequence.num_computed -= count
+        else:
+            self.cells.trim(slot, keep)
+            sequence.num_computed = keep
+        sequence.has_shifted = can_move
+        self._tree.insert(slot, self._root(sequence), sequence.tokens[: sequence.num_shared])
+        return [Shift(slot, keep, count) if can_move else Trim(slot, keep)]
 
     def rewind(self, sequence: Sequence) -> Move:
         """Return how to undo a batch that was left half computed: its cells go, or all where parts cannot."""
         assert sequence.slot is not None
         if self.limits.reuse != "parts":
             self.cells.trim(sequence.slot, 0)
-            sequence.num_computed = 0
+            sequence.restart()
         return Trim(sequence.slot, sequence.num_computed)
 
     def forget(self, key: int) -> Forget:
@@ -159,7 +169,8 @@ class Slots:
         """Start the slot's sequence anew: its saved prefix could not be given back."""
         sequence = self.running[slot]
         self.cells.trim(slot, 0)
-        sequence.num_computed = sequence.num_cached = 0
+        sequence.restart()
+        sequence.num_cached = 0
         return [self.forget(key), Trim(slot, 0)]
 
     def held_prefix(self, root: Hashable, tokens: list[int]) -> Prefix:
@@ -186,17 +197,13 @@ class Slots:
         while self._cached and self.cells.num_free < len(tokens):
             moves += self.evict()
         slot = self._choose(NO_PREFIX)
-        moves += [*self._save(slot), *self._drop(slot)]
+        moves += [*self._save(slot), *self.drop(slot)]
         if self.cells.num_free < len(tokens):
             return None, moves
         self.cells.append(slot, len(tokens))
         self._tree.insert(slot, root, tokens)
         self._cached[slot] = "host"
         return slot, moves
-
-    def drop(self, slot: int) -> list[Move]:
-        """Give a cached prefix up."""
-        return self._drop(slot)
 
     def new_key(self) -> int:
         return next(self._keys)
@@ -208,7 +215,7 @@ class Slots:
     def evict(self) -> list[Move]:
         """Drop the cached prefix that was not used for the longest time; nothing if there is none."""
         oldest = next(iter(self._cached), None)
-        return [] if oldest is None else [*self._save(oldest), *self._drop(oldest)]
+        return [] if oldest is None else [*self._save(oldest), *self.drop(oldest)]
 
     def _choose(self, prefix: Prefix) -> int:
         """The slot for a new sequence: the prefix's own if it holds little more, an empty one, or the oldest."""
@@ -271,7 +278,8 @@ class Slots:
         self.cells.trim(slot, keep)
         return [Trim(slot, keep)]
 
-    def _drop(self, slot: int) -> list[Move]:
+    def drop(self, slot: int) -> list[Move]:
+        """Give up what the slot holds."""
         self._cached.pop(slot, None)
         self._tree.remove(slot)
         return self._trim(slot, 0)

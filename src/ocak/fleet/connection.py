@@ -13,14 +13,16 @@ from typing import Protocol
 
 import msgspec
 
+from ocak.core.embedding import Embedded, EmbedEvent, EmbedRequest
 from ocak.core.errors import GenerationFailed, LoadFailed, OcakError, WorkerLost, from_wire
-from ocak.core.events import Event, Finished
+from ocak.core.events import Event, Finished, Started
 from ocak.core.request import GenerateRequest, Prompt
 from ocak.core.status import EngineStats, ModelInfo
 from ocak.fleet.policy import Pulse
 from ocak.worker.messages import (
     Cancel,
     Detokenize,
+    Embed,
     Events,
     Failed,
     FromWorker,
@@ -38,8 +40,10 @@ from ocak.worker.messages import (
     Tokenize,
 )
 
-Arrival = Event | Failed | Reply | OcakError
+Arrival = Event | Embedded | Failed | Reply | OcakError
 Call = Tokenize | Detokenize | SaveState | RestoreState
+
+MIXED_UP = "the worker mixed up two answers"
 
 
 class Channel(Protocol):
@@ -131,14 +135,37 @@ class Connection:
                     case Failed(error):
                         self._inboxes.pop(handle, None)
                         raise from_wire(error)
-                    case Reply():
-                        raise GenerationFailed("the worker mixed up two answers")
+                    case Reply() | Embedded():
+                        raise GenerationFailed(MIXED_UP)
                     case Finished() as event:
                         self._inboxes.pop(handle, None)
                         yield event
                         return
                     case event:
                         yield event
+        finally:
+            if self._inboxes.pop(handle, None) is not None:
+                self._process.channel.send(Cancel(handle))
+
+    async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedEvent, None]:
+        """Yield `Started` and `Embedded`; closing the iterator cancels it in the worker."""
+        handle, inbox = self._open()
+        self._process.channel.send(Embed(handle, request))
+        try:
+            while handle in self._inboxes:
+                match await inbox.get():
+                    case Started() as event:
+                        yield event
+                    case Embedded() as event:
+                        self._inboxes.pop(handle, None)
+                        yield event
+                    case Failed(error):
+                        self._inboxes.pop(handle, None)
+                        raise from_wire(error)
+                    case OcakError() as error:
+                        raise error
+                    case _:
+                        raise GenerationFailed(MIXED_UP)
         finally:
             if self._inboxes.pop(handle, None) is not None:
                 self._process.channel.send(Cancel(handle))
@@ -191,7 +218,7 @@ class Connection:
                 case OcakError() as error:
                     raise error
                 case _:
-                    raise GenerationFailed("the worker mixed up two answers")
+                    raise GenerationFailed(MIXED_UP)
         finally:
             if self._inboxes.pop(handle, None) is not None:
                 self._process.channel.send(Cancel(handle))

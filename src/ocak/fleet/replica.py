@@ -109,7 +109,7 @@ class Replica:
         return ModelStatus(
             key=self.spec.key,
             provider="llama",
-            kind="text",
+            kind=info.kind if info else "text",
             state="unresponsive" if self._state == "ready" and not self.is_ready else self._state,
             error=self._error,
             loaded_at=self._loaded_at if info else None,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ocak.core.errors import Overloaded
 
+PATIENT_SHARE = 0.75  # of the queue, for what would rather wait than be refused
 SMOOTHING = 0.2  # weight of the newest request in the average duration
 
 
@@ -30,10 +31,13 @@ class Admission:
         self.in_flight = 0
         self.bytes_in_flight = 0
 
-    def enter(self, prompt_bytes: int) -> None:
-        """Take a place, or raise `Overloaded` with an estimate of when one is free."""
+    def enter(self, prompt_bytes: int, *, is_patient: bool = False) -> None:
+        """Take a place, or raise `Overloaded` with an estimate of when one is free.
+
+        One that is patient takes none of the last places: lists, however many, do not shut others out.
+        """
         limits = self._limits
-        if self.in_flight >= limits.parallel + limits.max_queued:
+        if self.in_flight >= (self.patient_places if is_patient else self._places):
             raise Overloaded(
                 f"{self.in_flight} requests are running or waiting, the limit (parallel {limits.parallel} + "
                 f"max_queued {limits.max_queued}); try again later",
@@ -53,6 +57,15 @@ class Admission:
         self.bytes_in_flight -= prompt_bytes
         if seconds is not None:
             self._average_s += SMOOTHING * (seconds - self._average_s)
+
+    @property
+    def patient_places(self) -> int:
+        """How many of those that are patient may be in flight."""
+        return max(1, int(self._places * PATIENT_SHARE))
+
+    @property
+    def _places(self) -> int:
+        return self._limits.parallel + self._limits.max_queued
 
     @contextmanager
     def place(self, prompt_bytes: int) -> Iterator[None]:

@@ -14,11 +14,29 @@ from typing import Protocol
 
 import msgspec
 
+from ocak.core.embedding import Embedded, EmbedRequest, input_bytes
 from ocak.core.errors import InvalidRequest, ModelNotFound, Overloaded, WorkerLost
-from ocak.core.events import Delta, Event, Finished, FinishReason, TokenLogprob, Usage
-from ocak.core.limits import LOGPROBS_RANGE, PRIORITY_RANGE, check_sampling, check_stopping
+from ocak.core.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    PromptScored,
+    PromptToken,
+    TokenLogprob,
+    Usage,
+)
+from ocak.core.limits import (
+    DIMENSIONS_RANGE,
+    LOGPROBS_RANGE,
+    N_KEEP_RANGE,
+    PRIORITY_RANGE,
+    check_sampling,
+    check_stopping,
+)
 from ocak.core.request import GenerateRequest, Prompt, prompt_bytes
 from ocak.core.status import ModelStatus
+from ocak.gateway.adapters import adapted_names, check_adapter
 from ocak.gateway.admission import Admission
 from ocak.providers.base import Provider
 from ocak.telemetry.metrics import RequestTimer
@@ -52,6 +70,7 @@ class ServedModel:
     admission: Admission
     names: tuple[str, ...] = ()
     created: int = 0  # Unix seconds
+    adapters: tuple[str, ...] = ()  # LoRA adapters that requests may name
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -61,12 +80,14 @@ class Completion(msgspec.Struct, frozen=True):
     reason: FinishReason
     usage: Usage
     logprobs: list[TokenLogprob] | None = None  # of the text's tokens; None: not asked for
+    prompt: list[PromptToken] | None = None  # the same of the prompt's
 
 
 class Gateway:
     def __init__(self, models: Iterable[ServedModel]) -> None:
         self.models = tuple(models)
         self._by_name = {name: model for model in self.models for name in (model.key, *model.names)}
+        self._adapted = adapted_names(self.models)
 
     def resolve(self, name: str | None) -> ServedModel:
         """Return the model called `name`; the only one when no name is given. Raises `ModelNotFound`."""
@@ -74,15 +95,20 @@ class Gateway:
             if len(self.models) == 1:
                 return self.models[0]
             raise InvalidRequest(f"model is required: one of {self._known()}", param="model")
-        model = self._by_name.get(name)
+        model = self._by_name.get(name) or (self._adapted[name].model if name in self._adapted else None)
         if model is None:
-            close = difflib.get_close_matches(name[:SHOWN_NAME], self._by_name, n=1)
+            close = difflib.get_close_matches(name[:SHOWN_NAME], [*self._by_name, *self._adapted], n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there is {self._known()}"
             raise ModelNotFound(f"no model is called {name[:SHOWN_NAME]!r}; {hint}", param="model")
         return model
 
+    def adapter(self, name: str | None) -> str:
+        """Return the adapter that a name stands for, as `base:adapter` or by its own; empty if none."""
+        return self._adapted[name].adapter if name in self._adapted and name not in self._by_name else ""
+
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Yield the answer's events. A worker lost before the first text is retried; after it, it is an error."""
+        request = self._named(request)
         with self._admitted(request) as (provider, timer):
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 has_text = False
@@ -99,10 +125,26 @@ class Gateway:
 
     async def complete(self, request: GenerateRequest) -> Completion:
         """Return the whole answer. Nothing of it is seen before its end, so a lost worker is always retried."""
+        request = self._named(request)
         with self._admitted(request) as (provider, timer):
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 try:
                     return await _collect(provider, request, timer)
+                except WorkerLost:
+                    if attempt == MAX_ATTEMPTS:
+                        raise
+        raise AssertionError("the loop returns or raises")
+
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        """Return one input's vector, or one pair's score. A lost worker is tried again, as in `complete`."""
+        model = self.resolve(request.model)
+        PRIORITY_RANGE.check("priority", request.priority)
+        if request.dimensions is not None:
+            DIMENSIONS_RANGE.check("dimensions", request.dimensions)
+        with self._place(model, input_bytes(request.input), is_patient=request.is_patient) as timer:
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                try:
+                    return await _embedded(model.provider, request, timer)
                 except WorkerLost:
                     if attempt == MAX_ATTEMPTS:
                         raise
@@ -118,25 +160,40 @@ class Gateway:
         with model.admission.place(len(tokens)):
             return await model.provider.detokenize(tokens)
 
+    def _named(self, request: GenerateRequest) -> GenerateRequest:
+        """Spell out the adapter that the model's name may stand for."""
+        adapter = self.adapter(request.model)
+        return msgspec.structs.replace(request, lora=request.lora or adapter) if adapter else request
+
     @contextmanager
     def _admitted(self, request: GenerateRequest) -> Iterator[tuple[ModelProvider, RequestTimer]]:
         """Hold a place in the model's queue for as long as the request is served."""
         model = self.resolve(request.model)
+        check_adapter(model, request.lora)
         check_sampling(request.sampling)
         PRIORITY_RANGE.check("priority", request.priority)
         check_stopping(request.stopping)
         if request.logprobs is not None:
             LOGPROBS_RANGE.check("logprobs", request.logprobs)
-        cost = prompt_bytes(request.prompt)
+        if request.prompt_logprobs is not None:
+            LOGPROBS_RANGE.check("prompt_logprobs", request.prompt_logprobs)
+        if request.n_keep is not None:
+            N_KEEP_RANGE.check("n_keep", request.n_keep)
+        with self._place(model, prompt_bytes(request.prompt)) as timer:
+            yield model.provider, timer
+
+    @contextmanager
+    def _place(self, model: ServedModel, cost: int, *, is_patient: bool = False) -> Iterator[RequestTimer]:
+        """Hold a place in the model's queue; what becomes of it is counted."""
         timer = RequestTimer(model.key)
         try:
-            model.admission.enter(cost)
+            model.admission.enter(cost, is_patient=is_patient)
         except Overloaded as error:
             timer.fail(error)
             timer.finish()
             raise
         try:
-            yield model.provider, timer
+            yield timer
         except BaseException as error:
             timer.fail(error)
             raise
@@ -150,6 +207,7 @@ class Gateway:
 async def _collect(provider: Provider, request: GenerateRequest, timer: RequestTimer) -> Completion:
     text: list[str] = []
     logprobs: list[TokenLogprob] | None = None if request.logprobs is None else []
+    prompt: list[PromptToken] | None = None if request.prompt_logprobs is None else []
     async with aclosing(provider.stream(request)) as events:
         async for event in events:
             timer.observe(event)
@@ -157,6 +215,17 @@ async def _collect(provider: Provider, request: GenerateRequest, timer: RequestT
                 text.append(event.text)
                 if logprobs is not None:
                     logprobs += event.logprobs
+            elif isinstance(event, PromptScored) and prompt is not None:
+                prompt += event.tokens
             elif isinstance(event, Finished):
-                return Completion("".join(text), event.reason, event.usage, logprobs)
+                return Completion("".join(text), event.reason, event.usage, logprobs, prompt)
+    raise WorkerLost("the answer ended without its end")
+
+
+async def _embedded(provider: Provider, request: EmbedRequest, timer: RequestTimer) -> Embedded:
+    async with aclosing(provider.embed(request)) as events:
+        async for event in events:
+            timer.observe(event)
+            if isinstance(event, Embedded):
+                return event
     raise WorkerLost("the answer ended without its end")

@@ -9,24 +9,30 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 
 from ocak.core.errors import LoadFailed
+from ocak.core.rope import RopeOptions
 from ocak.engine.padding import TILE
-from ocak.engine.runner import Aborted, Chunk, NoRoom, RunFailed
-from ocak.engine.slots import Reuse
+from ocak.engine.runner import MOST_SCORED, Aborted, Chunk, NoRoom, RunFailed
+from ocak.engine.slot_limits import Reuse
 from ocak.llama import library
 from ocak.llama.model import LlamaModel
 
 CELL_PADDING = 256  # llama.cpp rounds the cells of a stream up to this
 NO_PADDING: Mapping[int, int] = {}
+# Whose rotation by nothing changes nothing: a shift rotates every cell of every slot. Quantised ones lose a little
+# each time, and with heads of 32 values they end the process, as bf16 does on a CPU (llama.cpp 0c1e57098).
+SHIFTING_TYPES = ("f16", "f32")
 DECODE_OK, DECODE_NO_ROOM, DECODE_ABORTED = 0, 1, 2
 # Asked before every operation of a pass whether to abort, so it must not wait for the interpreter: `strlen` of the
 # abort flag is C's own function that tells an empty string from another.
 IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, c.ggml_abort_callback)
+NEVER = c.ggml_abort_callback()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +46,16 @@ class ContextOptions:
     kv_offload: bool
     flash_attn: str
     keeps_prefixes: bool = True
+    rope: RopeOptions = RopeOptions()
 
     @property
     def is_unified(self) -> bool:
         return self.kv_cells < self.context * self.parallel
+
+    @property
+    def max_outputs(self) -> int:
+        """Rows of a batch that may have logits: every slot's, those that fill a tile, and a prompt's."""
+        return self.num_slots + TILE + MOST_SCORED
 
     @property
     def num_slots(self) -> int:
@@ -78,11 +90,19 @@ class LlamaContext:
         self.reuse: Reuse = "parts" if model.can_trim else "wholes"
         self.threads = options.threads
         self.batch_tokens = options.batch_tokens
+        self.scored_at: dict[int, int] = {}  # by slot, among the logits of the last pass: its first scored row's
         self._logits: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._logits_address = 0
         self._abort_flag = ctypes.create_string_buffer(2)
-        c.llama_set_abort_callback(self.pointer, IS_SET, ctypes.cast(self._abort_flag, ctypes.c_void_p))
+        self._let_abort()
         self._memory = c.llama_get_memory(self.pointer)
+        self.moves_cells = (
+            options.kv_type in SHIFTING_TYPES
+            and not model.scales_keys
+            and options.rope.is_plain  # rotating by nothing would not be nothing
+            and bool(c.llama_memory_can_shift(self._memory))
+        )
+        self._has_shifted = False  # the next pass rotates the keys first
         self._make_batch(options.batch_tokens)
 
     def _make_batch(self, size: int) -> None:
@@ -108,8 +128,9 @@ class LlamaContext:
         """Write the chunks into the batch; return where the logits will be that a sampler waits for.
 
         A chunk is followed by as many tokens of no meaning as `padding` says of its slot. First rows of other
-        chunks get logits too, up to `num_outputs` in all.
+        chunks get logits too, up to `num_outputs` in all. Scored rows come before the last, see `scored_at`.
         """
+        self.scored_at.clear()
         outputs: list[Output] = []
         num_extra = max(0, num_outputs - sum(chunk.sampler is not None for chunk in chunks))
         end = num_before = 0
@@ -121,11 +142,15 @@ class LlamaContext:
             self._positions[start:end] = range(chunk.start, chunk.start + end - start)
             self._slots[start:end] = chunk.slot
             self._outputs[start:end] = 0
+            if chunk.scored:
+                self._outputs[start + chunk.scored.start : start + chunk.scored.stop] = 1
+                self.scored_at[chunk.slot] = num_before
+                num_before += len(chunk.scored)
             if chunk.sampler is not None:
                 self._outputs[last] = 1
                 outputs.append(Output(last, num_before))
                 num_before += 1
-            elif num_extra:
+            elif num_extra and not chunk.scored:
                 self._outputs[start] = 1
                 num_extra -= 1
                 num_before += 1
@@ -136,7 +161,7 @@ class LlamaContext:
         """Run the forward pass over the batch. Raises `NoRoom`, `Aborted` or `RunFailed`."""
         self._abort_flag[0] = b"\0"
         library.abort_wanted.clear()
-        status = c.llama_decode(self.pointer, self._batch)
+        status = self._decode()
         if status == DECODE_NO_ROOM:
             raise NoRoom("the KV cache is full")
         if status == DECODE_ABORTED:
@@ -144,6 +169,20 @@ class LlamaContext:
         if status != DECODE_OK:
             raise RunFailed(f"llama_decode returned {status}: {library.recent_errors()}")
         c.llama_synchronize(self.pointer)
+
+    def _decode(self) -> int:
+        """The pass after a shift cannot be aborted: half of the keys would be rotated, and rotated again."""
+        if not self._has_shifted:
+            return int(c.llama_decode(self.pointer, self._batch))
+        self._has_shifted = False
+        c.llama_set_abort_callback(self.pointer, NEVER, None)
+        try:
+            return int(c.llama_decode(self.pointer, self._batch))
+        finally:
+            self._let_abort()
+
+    def _let_abort(self) -> None:
+        c.llama_set_abort_callback(self.pointer, IS_SET, ctypes.cast(self._abort_flag, ctypes.c_void_p))
 
     @property
     def num_rows(self) -> int:
@@ -153,7 +192,7 @@ class LlamaContext:
         """A view of the last pass's logits: outputs x vocabulary; rows beyond the last output mean nothing."""
         address = ctypes.addressof(c.llama_get_logits(self.pointer).contents)
         if address != self._logits_address:
-            size = (self.num_slots + TILE) * self._num_vocab
+            size = self._options.max_outputs * self._num_vocab
             flat: NDArray[np.float32] = np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
             self._logits, self._logits_address = flat.reshape(-1, self._num_vocab), address
         return self._logits
@@ -166,6 +205,13 @@ class LlamaContext:
     def trim(self, slot: int, keep: int) -> bool:
         """Remove all cells of the slot but the first; return whether the model's memory can do that."""
         return bool(c.llama_memory_seq_rm(self._memory, slot, keep or -1, -1))
+
+    def shift(self, slot: int, keep: int, count: int) -> None:
+        """Remove cells of the slot behind the first; those behind them, which no other slot holds, move up."""
+        assert self.moves_cells
+        c.llama_memory_seq_rm(self._memory, slot, keep, keep + count)
+        c.llama_memory_seq_add(self._memory, slot, keep + count, -1, -count)
+        self._has_shifted = True
 
     def copy(self, source: int, slot: int, count: int) -> None:
         """Give an empty slot the first cells of another: shared in the unified layout, copied in the split one.
@@ -211,7 +257,7 @@ def _params(options: ContextOptions) -> object:
     )
     params.n_batch = params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.num_slots
-    params.n_outputs_max = options.num_slots + TILE
+    params.n_outputs_max = options.max_outputs
     params.n_threads = params.n_threads_batch = options.threads
     params.type_k = params.type_v = library.KV_TYPES[options.kv_type]
     params.flash_attn_type = library.FLASH_ATTENTION[options.flash_attn]
@@ -219,7 +265,20 @@ def _params(options: ContextOptions) -> object:
     params.kv_unified = options.is_unified
     params.swa_full = False
     params.no_perf = True
+    _set_rope(params, options.rope)
     return params
+
+
+def _set_rope(params: Any, rope: RopeOptions) -> None:
+    """A value that was left open stays at llama.cpp's default, which is the model's own."""
+    params.rope_scaling_type = library.ROPE_SCALING[rope.scaling]
+    params.rope_freq_base = rope.freq_base
+    params.rope_freq_scale = rope.freq_scale
+    params.yarn_orig_ctx = rope.yarn_orig_ctx
+    params.yarn_ext_factor = rope.yarn_ext_factor
+    params.yarn_attn_factor = rope.yarn_attn_factor
+    params.yarn_beta_fast = rope.yarn_beta_fast
+    params.yarn_beta_slow = rope.yarn_beta_slow
 
 
 def pad_cells(cells: int) -> int:

@@ -18,8 +18,10 @@ logger = logging.getLogger("ocak.llama")
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+ROPE_SCALING = {"auto": -1, "none": 0, "linear": 1, "yarn": 2}
 LOG_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 LOG_CONTINUED = 5
+EXPECTED = ("cannot use buft",)  # said of every adapter's tensor whose weight is repacked; nothing is amiss
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 VERSION: str = llama_cpp.__version__
 
@@ -29,7 +31,7 @@ abort_wanted = threading.Event()  # llama.cpp calls an abort that was asked for 
 
 def _log(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", "replace").rstrip()
-    if abort_wanted.is_set():
+    if abort_wanted.is_set() or any(said in line for said in EXPECTED):
         level = min(level, 1)
     if level == 4 and line:
         _recent_errors[:] = [*_recent_errors[-4:], line]
@@ -64,6 +66,19 @@ def gpu_device() -> str | None:
     return None
 
 
+def buffer_types() -> dict[str, int]:
+    """Return the addresses of where this build can put tensors, by the names that llama.cpp gives them."""
+    ggml = _ggml()
+    found: dict[str, int] = {}
+    for index in range(ggml.ggml_backend_dev_count()):
+        device = ctypes.c_void_p(ggml.ggml_backend_dev_get(index))
+        address = ggml.ggml_backend_dev_buffer_type(device)
+        if address:
+            name: bytes = ggml.ggml_backend_buft_name(ctypes.c_void_p(address))
+            found[name.decode("utf-8", "replace")] = address
+    return found
+
+
 GPU_DEVICE_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
 
 
@@ -74,4 +89,6 @@ def _ggml() -> Any:
     libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
     libggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
     libggml.ggml_backend_dev_description.restype = ctypes.c_char_p
+    libggml.ggml_backend_dev_buffer_type.restype = ctypes.c_void_p
+    libggml.ggml_backend_buft_name.restype = ctypes.c_char_p
     return libggml

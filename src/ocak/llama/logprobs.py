@@ -10,7 +10,7 @@ from ocak.engine.runner import Logprobs
 LOWEST = -9999.0  # told instead of minus infinity, which JSON does not have
 
 
-def logprobs(logits: NDArray[np.float32], token: int, count: int) -> Logprobs:
+def logprobs(logits: NDArray[np.float32], token: int, count: int, *, is_ranked: bool = False) -> Logprobs:
     """Return the log-softmax at `token`, and at the `count` largest logits: the lower id first among equals.
 
     `logits` is one row over the vocabulary; nothing of its size is sorted, and it is not written to.
@@ -22,6 +22,7 @@ def logprobs(logits: NDArray[np.float32], token: int, count: int) -> Logprobs:
     return Logprobs(
         _finite(float(logits[token]) - total),
         tuple((int(other), _finite(float(logits[other]) - total)) for other in best),
+        int((logits >= logits[token]).sum()) if is_ranked else 0,
     )
 
 

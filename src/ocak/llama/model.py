@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from llama_cpp import llama_cpp as c
 
 from ocak.core.errors import LoadFailed
+from ocak.core.placement import TensorOverride
 from ocak.llama import library
+from ocak.llama.placement import OverrideArray, override_array
 from ocak.llama.vocabulary import Vocabulary
 
 TEXT_BYTES = 256
@@ -21,6 +23,7 @@ class WeightOptions:
     gpu_layers: int = -1  # -1: all
     mmap: bool = True
     mlock: bool = False
+    tensor_overrides: tuple[TensorOverride, ...] = ()
 
 
 class LlamaModel:
@@ -28,6 +31,7 @@ class LlamaModel:
 
     def __init__(self, path: str, options: WeightOptions, on_progress: Callable[[float], object]) -> None:
         """Load; `on_progress` gives the load up by returning False. Raises `LoadFailed`."""
+        self._overrides: OverrideArray = override_array(options.tensor_overrides)  # llama.cpp keeps its address
         self._callback = c.llama_progress_callback(lambda progress, _data: _tell(on_progress, progress))
         self.pointer = c.llama_model_load_from_file(os.fsencode(path), self._params(options))
         if not self.pointer:
@@ -40,6 +44,8 @@ class LlamaModel:
         params.n_gpu_layers = options.gpu_layers if options.gpu_layers >= 0 else 2**31 - 1
         params.load_mode = LOAD_MODES[options.mmap, options.mlock]
         params.progress_callback = self._callback
+        if options.tensor_overrides:
+            params.tensor_buft_overrides = ctypes.cast(self._overrides, ctypes.c_void_p)
         return params
 
     @property
@@ -76,6 +82,13 @@ class LlamaModel:
         """Whether cells may be taken off a sequence's end: not from a recurrent state, nor behind a window."""
         is_recurrent = c.llama_model_is_recurrent(self.pointer) or c.llama_model_is_hybrid(self.pointer)
         return not is_recurrent and c.llama_model_n_swa(self.pointer) == 0
+
+    @property
+    def scales_keys(self) -> bool:
+        """Whether rotating keys also scales them, as YaRN does: then every shift would scale everybody's keys."""
+        scaling = f"{self.architecture}.rope.scaling"
+        has_factor = float(self.metadata(f"{scaling}.attn_factor") or 1) != 1
+        return has_factor or self.metadata(f"{scaling}.type") not in (None, "none", "linear")
 
     def metadata(self, key: str) -> str | None:
         """Return a metadata value as text, None when the model does not carry it."""

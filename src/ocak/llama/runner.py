@@ -12,6 +12,7 @@ from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tiled
 from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.runner import CellData, Chunk, Logprobs, NoRoom
+from ocak.llama.adapters import LlamaAdapters
 from ocak.llama.affinity import Team
 from ocak.llama.context import LlamaContext, Output
 from ocak.llama.logprobs import logprobs
@@ -23,8 +24,17 @@ from ocak.llama.vocabulary import Vocabulary
 class LlamaRunner:
     """Implements `engine.runner.Runner`. Used by one thread."""
 
-    def __init__(self, context: LlamaContext, vocabulary: Vocabulary, *, holds_cores: bool = True) -> None:
+    def __init__(
+        self,
+        context: LlamaContext,
+        vocabulary: Vocabulary,
+        adapters: LlamaAdapters | None = None,
+        *,
+        holds_cores: bool = True,
+    ) -> None:
         self._context = context
+        self._adapters = adapters
+        self._adapter = ""
         self.samplers = SamplerFactory(vocabulary)
         self._lengths = dict.fromkeys(range(context.num_slots), 0)  # cells of each slot
         self._saved: dict[int, NDArray[np.uint8]] = {}
@@ -36,6 +46,12 @@ class LlamaRunner:
 
     def new_sampler(self, sampling: Sampling, prompt: Sequence[int], rules: TokenRules = NO_RULES) -> LlamaSampler:
         return self.samplers.new(sampling, prompt, rules)
+
+    def use_adapter(self, name: str) -> None:
+        if name != self._adapter:
+            assert self._adapters is not None, "an adapter that nobody loaded"
+            self._adapters.use(self._context.pointer, name)
+            self._adapter = name
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         self._adapt()
@@ -61,9 +77,17 @@ class LlamaRunner:
     def logprobs(self, place: int, token: int, count: int) -> Logprobs:
         return logprobs(self._context.logits()[self._outputs[place].index], token, count)
 
+    def prompt_logprobs(self, slot: int, place: int, token: int, count: int) -> Logprobs:
+        row = self._context.scored_at[slot] + place
+        return logprobs(self._context.logits()[row], token, count, is_ranked=True)
+
     def trim(self, slot: int, keep: int) -> None:
         self._context.trim(slot, keep)
         self._lengths[slot] = keep
+
+    def shift(self, slot: int, keep: int, count: int) -> None:
+        self._context.shift(slot, keep, count)
+        self._lengths[slot] -= count
 
     def copy(self, source: int, slot: int, count: int) -> None:
         self._context.copy(source, slot, count)

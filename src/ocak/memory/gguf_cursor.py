@@ -22,6 +22,7 @@ STRING_TYPE: Final = 8
 ARRAY_TYPE: Final = 9
 _OBJECT_BYTES: Final = 64  # what a small Python object costs beside its contents
 UINT32_TYPE: Final = 4
+FLOAT32_TYPE: Final = 6
 _SCALARS: Final = {
     0: ("uint8", "B"),
     1: ("int8", "b"),
@@ -29,12 +30,13 @@ _SCALARS: Final = {
     3: ("int16", "h"),
     UINT32_TYPE: ("uint32", "I"),
     5: ("int32", "i"),
-    6: ("float32", "f"),
+    FLOAT32_TYPE: ("float32", "f"),
     7: ("bool", "?"),
     10: ("uint64", "Q"),
     11: ("int64", "q"),
     12: ("float64", "d"),
 }
+SCALAR_NAMES: Final = {number: name for number, (name, _) in _SCALARS.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Final, NoReturn
 
-from ocak.memory.gguf_cursor import LIMITS, UINT32_TYPE, Cursor, LargeArray, MetadataValue, refuse
+from ocak.memory.gguf_cursor import (
+    FLOAT32_TYPE,
+    LIMITS,
+    SCALAR_NAMES,
+    UINT32_TYPE,
+    Cursor,
+    LargeArray,
+    MetadataValue,
+    refuse,
+)
 from ocak.memory.gguf_tensors import (
     TENSOR_ENTRY_BYTES,
     Fail,
@@ -31,6 +40,7 @@ __all__ = [
 
 _VERSIONS: Final = (2, 3)
 _DEFAULT_ALIGNMENT: Final = 32
+_READ_AS: Final = {"general.alignment": UINT32_TYPE, "adapter.lora.alpha": FLOAT32_TYPE}  # or llama.cpp aborts
 _KV_ENTRY_BYTES: Final = 8 + 1 + 4 + 1  # length, key of one byte, type, value of one byte
 _OTHER_FORMATS: Final = {
     b"PK\x03\x04": "a zip or PyTorch file",
@@ -174,8 +184,9 @@ def _read_metadata(cursor: Cursor, count: int, fail: Fail) -> dict[str, Metadata
             fail(f"metadata key {key!r} appears twice")
         cursor.field = key
         value_type = cursor.u32()
-        if key == "general.alignment" and value_type != UINT32_TYPE:
-            fail(f"general.alignment has value type {value_type}, it must be uint32")
+        wanted = _READ_AS.get(key, value_type)
+        if value_type != wanted:
+            fail(f"{key} has value type {value_type}, it must be {SCALAR_NAMES[wanted]}")
         metadata[key] = cursor.value(value_type)
     return metadata
 

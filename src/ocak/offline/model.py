@@ -18,7 +18,7 @@ from typing import overload
 import msgspec
 
 from ocak.api.choices import complete_all
-from ocak.core.events import FinishReason, TokenLogprob, Usage
+from ocak.core.events import FinishReason, PromptToken, TokenLogprob, Usage
 from ocak.core.limits import INT32_MAX
 from ocak.core.request import DEFAULT_TENANT, Prompt
 from ocak.core.status import EngineStats, ModelInfo
@@ -44,6 +44,7 @@ class Result:
     finish_reason: FinishReason
     usage: Usage
     logprobs: list[TokenLogprob] | None = None  # if asked for
+    prompt_logprobs: list[PromptToken] | None = None  # likewise
 
 
 def load(source: str | os.PathLike[str] = "embedded", **settings: object) -> Model:
@@ -73,7 +74,7 @@ class Model:
             self._session.abandon()
             raise
         queue = QueueLimits(self.info.parallel, **NO_LIMITS)
-        served = ServedModel(planned.key, self._provider, Admission(queue))
+        served = ServedModel(planned.key, self._provider, Admission(queue), adapters=planned.adapters)
         self._gateway = Gateway([served])
 
     @property
@@ -155,4 +156,4 @@ class Model:
 
 
 def _result(completion: Completion) -> Result:
-    return Result(completion.text, completion.reason, completion.usage, completion.logprobs)
+    return Result(completion.text, completion.reason, completion.usage, completion.logprobs, completion.prompt)

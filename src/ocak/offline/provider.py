@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from ocak.core.embedding import EmbedEvent, EmbedRequest
 from ocak.core.errors import ModelUnavailable, WorkerLost
 from ocak.core.events import Event
 from ocak.core.request import GenerateRequest, Prompt
@@ -76,6 +77,14 @@ class InProcessProvider:
         except WorkerLost as error:  # there will be no other worker to try again with
             raise ModelUnavailable(self._unavailable or error.message) from error
 
+    async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedEvent, None]:
+        try:
+            async with aclosing(self._serving().embed(request)) as events:
+                async for event in events:
+                    yield event
+        except WorkerLost as error:
+            raise ModelUnavailable(self._unavailable or error.message) from error
+
     async def tokenize(self, prompt: Prompt, *, add_special: bool) -> tuple[int, ...]:
         return await self._serving().tokenize(prompt, add_special=add_special)
 
@@ -92,7 +101,7 @@ class InProcessProvider:
         return ModelStatus(
             key=self._key,
             provider="llama",
-            kind="text",
+            kind=self.info.kind,
             state="ready" if self.is_ready() else "unloaded",
             error=self._unavailable,
             engine=self._connection.stats,

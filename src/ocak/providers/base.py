@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from ocak.core.embedding import EmbedEvent, EmbedRequest
 from ocak.core.events import Event
 from ocak.core.request import GenerateRequest
 
@@ -15,4 +16,8 @@ class Provider(Protocol):
 
         Closing the iterator cancels the request: whatever it held is given back.
         """
+        ...
+
+    def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedEvent, None]:
+        """Yield `Started`, then `Embedded`; fails and is cancelled as `stream` is."""
         ...

@@ -8,17 +8,33 @@ at such a step. `open_streams` counts the streams that are neither finished nor 
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from zlib import crc32
 
+from ocak.core.embedding import Embedded, EmbedEvent, EmbedRequest, Pair
 from ocak.core.errors import ContextLengthExceeded, InvalidRequest, OcakError, StateFileError
-from ocak.core.events import Delta, Event, Finished, FinishReason, LikelyToken, Started, TokenLogprob, Usage
+from ocak.core.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    LikelyToken,
+    PromptScored,
+    PromptToken,
+    Started,
+    TokenLogprob,
+    Usage,
+)
 from ocak.core.request import ChatPrompt, GenerateRequest, InfillPrompt, Prompt, TextPrompt, TokenPrompt
 from ocak.core.status import EngineStats, LoadStatus, ModelState, ModelStatus
 
 WORD = re.compile(r"\s*\S+|\s+$")
+WIDTH = 8  # of its vectors
 KEPT_REQUESTS = 1024
 Pause = Callable[[int], Awaitable[None]]
 
@@ -46,6 +62,7 @@ class EchoProvider:
         self.open_streams = 0
         self.num_requests = 0
         self.requests: deque[GenerateRequest] = deque(maxlen=KEPT_REQUESTS)  # the latest
+        self.embed_requests: deque[EmbedRequest] = deque(maxlen=KEPT_REQUESTS)
         self._words: list[str] = []
         self._ids: dict[str, int] = {}
         self._loaded_at = time.time()
@@ -59,6 +76,31 @@ class EchoProvider:
                 yield event
         finally:
             self.open_streams -= 1
+
+    async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedEvent, None]:
+        """Give a vector that is made of the words alone; a document's score is its share of the query's words."""
+        self.num_requests += 1
+        self.embed_requests.append(request)
+        self.open_streams += 1
+        try:
+            words, vector = await self._vector(request)
+            await self._reach(0)
+            yield Started(len(words))
+            await self._reach(1)
+            yield Embedded(struct.pack(f"<{len(vector)}f", *vector), Usage(prompt_tokens=len(words)))
+        finally:
+            self.open_streams -= 1
+
+    async def _vector(self, request: EmbedRequest) -> tuple[list[str], list[float]]:
+        match request.input:
+            case Pair(query, document):
+                asked, told = query.split(), document.split()
+                return asked + told, [len({*asked} & {*told}) / max(1, len({*asked}))]
+            case given:
+                words = (await self._prompt_text(given)).split()
+                counts = [sum(crc32(word.encode()) % WIDTH == i for word in words) for i in range(WIDTH)]
+                length = math.hypot(*counts[: request.dimensions]) or 1.0
+                return words, [count / length for count in counts[: request.dimensions]]
 
     async def tokenize(self, prompt: Prompt, *, add_special: bool) -> tuple[int, ...]:
         """Number the words in the order they were first seen."""
@@ -102,9 +144,11 @@ class EchoProvider:
         await self._reach(0)
         yield Started(num_prompt)
         words, reason = _cut(prompt, request)
+        if request.prompt_logprobs is not None:
+            yield PromptScored(self._scored(prompt, request.prompt_logprobs))
         if request.echo:
             yield Delta(prompt, 0)
-        num_characters = 0
+        num_characters = len(prompt) if request.echo else 0
         for step, word in enumerate(words, start=1):
             await self._reach(step)
             yield Delta(word, 1, _logprobs(word, num_characters, request.logprobs))
@@ -119,6 +163,14 @@ class EchoProvider:
             await self.pause(step)
         if step == self.fail_at:
             raise self.failure
+
+    def _scored(self, prompt: str, count: int) -> tuple[PromptToken, ...]:
+        told: list[PromptToken] = []
+        for match in WORD.finditer(prompt):
+            number, certain = self._id(match[0]), LikelyToken(match[0].encode(), 0.0)
+            likeliest = ((number, certain),) if count and told else ()
+            told.append(PromptToken(number, certain, match.start(), 1 if told else 0, likeliest))
+        return tuple(told)
 
     def _id(self, word: str) -> int:
         if word not in self._ids:

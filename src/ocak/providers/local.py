@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 
 import msgspec
 
+from ocak.core.embedding import Embedded, EmbedEvent, EmbedRequest
 from ocak.core.events import Event, Finished
 from ocak.core.request import GenerateRequest, Prompt
 from ocak.core.status import ModelStatus
@@ -28,15 +29,29 @@ class LocalProvider:
         self._last_request: float | None = None
 
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        self._requests += 1
-        self._last_request = time.time()
-        try:
+        with self._counted():
             worker = await self._fleet.ready(self._key, wait_s=WAIT_READY_S)
             async with aclosing(worker.generate(request)) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         self._tokens += event.usage.prompt_tokens + event.usage.completion_tokens
                     yield event
+
+    async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedEvent, None]:
+        with self._counted():
+            worker = await self._fleet.ready(self._key, wait_s=WAIT_READY_S)
+            async with aclosing(worker.embed(request)) as events:
+                async for event in events:
+                    if isinstance(event, Embedded):
+                        self._tokens += event.usage.prompt_tokens
+                    yield event
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._requests += 1
+        self._last_request = time.time()
+        try:
+            yield
         except Exception:
             self._errors += 1
             raise

@@ -135,7 +135,7 @@ def _token_families() -> Iterator[Metric]:
     )
     generation = CounterMetricFamily("ocak_generation_tokens", "Tokens handed out.", labels=["model"])
     shifted = CounterMetricFamily(
-        "ocak_context_shift_tokens", "Prompt tokens dropped to fit a context.", labels=["model"]
+        "ocak_context_shift_tokens", "Tokens dropped to fit a context.", labels=["model"]
     )
     for key, meter in meters().items():
         prompt.add_metric([key, "true"], meter.cached_tokens)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
+from ocak.core.embedding import Embedded
 from ocak.core.errors import GenerationFailed, InvalidRequest, ModelUnavailable, Overloaded, WorkerLost
 from ocak.core.events import Delta, Event, Finished, Started
 
@@ -88,12 +89,15 @@ class RequestTimer:
         self._outcome: Outcome | None = None
         self._seconds: float | None = None
 
-    def observe(self, event: Event) -> None:
+    def observe(self, event: Event | Embedded) -> None:
         now = time.perf_counter()
         if type(event) is Delta:
             self._token(now, event.num_tokens)
         elif type(event) is Started:
             self._start(now)
+        elif type(event) is Embedded:
+            self._meter.prefill.observe(now - (self._started or self._begun))
+            self._end(event)
         elif type(event) is Finished:
             self._end(event)
 
@@ -126,7 +130,7 @@ class RequestTimer:
             meter.prefill.observe(now - (self._started or self._begun))
         self._last = now
 
-    def _end(self, event: Finished) -> None:
+    def _end(self, event: Finished | Embedded) -> None:
         meter, usage = self._meter, event.usage
         self._outcome = "ok"
         meter.prompt_tokens += usage.prompt_tokens

@@ -2,27 +2,53 @@
 
 One hand-over to the socket's loop per step, whatever the number of requests. Everything that an answer needs
 (its sequence, its text) belongs to this thread.
-Invariant: every answer that was started gets one `Finished` or `Failed`, unless it was cancelled or the loop
-was stopped.
+Invariant: every answer that was started gets one `Finished`, `Embedded` or `Failed`, unless it was cancelled or
+the loop was stopped.
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ocak.core.errors import GenerationFailed, to_wire
-from ocak.core.events import Delta, Finished, FinishReason, Started, TokenLogprob
-from ocak.engine.engine import Admitted, Broken, Engine, Output, Sampled
+from ocak.core.events import Delta, Finished, FinishReason, PromptScored, Started, TokenLogprob
+from ocak.core.status import EngineStats
+from ocak.engine.embedder import EmbeddedOutput, EmbedderOutput
+from ocak.engine.engine import Admitted, Broken, Output, Sampled, Scored
+from ocak.engine.runner import Logprobs
 from ocak.engine.sequence import Sequence
+from ocak.engine.slots import Keep
+from ocak.worker.embedding import EmbeddingWork
 from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import Events, Failed, RequestEvent
+from ocak.worker.prompt_logprobs import PromptReport
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
 
 CHECK_EVERY_S = 60.0  # the invariants, when idle: milliseconds, tens of them with very many cells
+
+
+class Stepper(Protocol):
+    """An `Engine` or an `Embedder`."""
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def submit(self, sequence: Sequence) -> None: ...
+
+    def finish(self, sequence: Sequence, keep: Keep = ...) -> None: ...
+
+    def abort(self, sequence_id: int) -> None: ...
+
+    def step(self) -> Iterable[Output | EmbedderOutput]: ...
+
+    def stats(self, busy_s: float = ...) -> EngineStats: ...
+
+    def check_integrity(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -33,16 +59,19 @@ class Answer:
     text: AnswerText
     echo: str = ""  # text that goes before the answer
     logprobs: HeldLogprobs | None = None  # if asked for
+    prompt: PromptReport | None = None  # if its log-probabilities are asked for
+    embedding: EmbeddingWork | None = None  # what makes its vector fit to be sent, instead of text
+    dimensions: int | None = None  # of the vector; None: all
     num_unsent: int = field(default=0, init=False)  # tokens whose text has not gone out yet
 
 
-Command = Answer | int | Callable[[Engine], None] | None  # an int cancels an answer, None stops
+Command = Answer | int | Callable[[], None] | None  # an int cancels an answer, None stops
 
 
 class EngineLoop:
     def __init__(
         self,
-        engine: Engine,
+        engine: Stepper,
         piece: Callable[[int], bytes],
         publish: Callable[[Events], None],
         watch: Stopwatch,
@@ -66,7 +95,7 @@ class EngineLoop:
         self._commands.put(handle)
         self._engine.abort(handle)
 
-    def call(self, work: Callable[[Engine], None]) -> None:
+    def call(self, work: Callable[[], None]) -> None:
         """Have something done between two steps; from any thread. It must not raise."""
         self._commands.put(work)
 
@@ -110,7 +139,7 @@ class EngineLoop:
         if isinstance(command, int):
             return self._forget(command)
         if not isinstance(command, Answer):
-            command(self._engine)
+            command()
             return True
         self._answers[command.sequence.id] = command
         self._engine.submit(command.sequence)
@@ -135,16 +164,31 @@ class EngineLoop:
             events += [(output.sequence.id, event) for event in self._tell(answer, output)]
         return events
 
-    def _tell(self, answer: Answer, output: Output) -> list[RequestEvent]:
+    def _tell(self, answer: Answer, output: Output | EmbedderOutput) -> list[RequestEvent]:
         match output:
             case Admitted():
-                echo = [Delta(answer.echo, 0)] if answer.echo else []
-                return [Started(answer.sequence.num_prompt), *echo]
+                started = Started(answer.sequence.num_prompt, answer.sequence.num_prompt_dropped)
+                return [started, *self._tell_prompt(answer, ())]
+            case Scored(_, logprobs):
+                return self._tell_prompt(answer, logprobs)
             case Broken(_, message):
                 del self._answers[answer.sequence.id]
                 return [Failed(to_wire(GenerationFailed(message)))]
             case Sampled():
                 return self._tell_token(answer, output)
+            case EmbeddedOutput(sequence, vector):
+                del self._answers[sequence.id]
+                assert answer.embedding is not None
+                made = answer.embedding.finish(sequence, vector, answer.dimensions)
+                return [made or Failed(to_wire(GenerationFailed("the model made numbers that are none")))]
+
+    def _tell_prompt(self, answer: Answer, logprobs: tuple[Logprobs, ...]) -> list[RequestEvent]:
+        """Tell what is known of the prompt by now; its text is repeated when that is all."""
+        echo: list[RequestEvent] = [Delta(answer.echo, 0)] if answer.echo else []
+        if answer.prompt is None:
+            return echo
+        scored = PromptScored(answer.prompt.tell(logprobs))
+        return [scored, *echo] if answer.prompt.is_complete else [scored]
 
     def _tell_token(self, answer: Answer, sampled: Sampled) -> list[RequestEvent]:
         answer.num_unsent += 1

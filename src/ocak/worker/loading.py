@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
+from ocak.core.embedding import Pooling
 from ocak.core.errors import InvalidRequest, LoadFailed
 from ocak.core.limits import INT32_MAX
 from ocak.core.request import Message, Sampling
 from ocak.core.status import ModelInfo
+from ocak.engine.embedder import Embedder
 from ocak.engine.engine import Engine
 from ocak.engine.runner import Chunk
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.llama import library
+from ocak.llama.adapters import LlamaAdapters
 from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
+from ocak.llama.embedding import EmbeddingContext
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.runner import LlamaRunner
 from ocak.llama.sampler import SamplerFactory
 from ocak.memory.devices import cores, present_gpu
 from ocak.memory.estimate import KvSettings, kv_bytes
-from ocak.memory.gguf_header import read_model
+from ocak.memory.gguf_header import GgufHeader, read_model
+from ocak.memory.lora_file import read_adapter
+from ocak.memory.model_kind import pooling_of
+from ocak.worker.embedding import EmbeddingWork
+from ocak.worker.embedding_load import embedding_info, embedding_options, embedding_work, load_embedder
+from ocak.worker.fitting import ContextRules, context_rules
 from ocak.worker.messages import LoadOptions
 from ocak.worker.prompt import PromptReader
 from ocak.worker.stopwatch import Stopwatch
@@ -39,14 +50,16 @@ WARM_UP_TOKENS = 8
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     model: LlamaModel
-    engine: Engine
+    engine: Engine | Embedder
     prompts: PromptReader
     info: ModelInfo
     samplers: SamplerFactory
-    context: LlamaContext
+    rules: ContextRules
+    context: LlamaContext | EmbeddingContext
+    embedding: EmbeddingWork | None = None  # instead of text
 
     def close(self) -> None:
-        """Free it all; nothing of it may be used any more."""
+        """Free it all, adapters too; nothing of it may be used any more."""
         self.context.close()
         self.model.close()
 
@@ -54,18 +67,44 @@ class LoadedModel:
 def load(options: LoadOptions, on_progress: Callable[[float], object], watch: Stopwatch) -> LoadedModel:
     """Load the model and run it once, so that the first request pays for nothing. Raises `LoadFailed`."""
     started = time.perf_counter()
-    header = read_model(Path(options.path)).header
+    file = read_model(Path(options.path))
+    for adapter in options.lora:
+        read_adapter(Path(adapter.path), file)
+    pooling = pooling_of(file.header, embedding=options.embedding, pooling=options.pooling)
     library.initialise()
-    weights = WeightOptions(options.gpu_layers, options.mmap, options.mlock)
+    weights = WeightOptions(options.gpu_layers, options.mmap, options.mlock, options.tensor_overrides)
     model = LlamaModel(options.path, weights, on_progress)
+    with _freed_on_failure(model):
+        if pooling is None:
+            loaded = _load_writer(model, file.header, options, watch)
+        else:
+            loaded = _load_embedder(model, file.header, pooling, options)
+    return replace(loaded, info=msgspec.structs.replace(loaded.info, load_s=time.perf_counter() - started))
+
+
+@contextmanager
+def _freed_on_failure(part: LlamaModel | LlamaContext | EmbeddingContext) -> Iterator[None]:
+    """A process that loads another model after this one needs the memory."""
+    try:
+        yield
+    except BaseException:
+        part.close()
+        raise
+
+
+def _load_writer(model: LlamaModel, header: GgufHeader, options: LoadOptions, watch: Stopwatch) -> LoadedModel:
     if not model.can_generate:
         raise LoadFailed(f"{options.path} is no text-generation model (architecture {model.architecture})")
     prompts = PromptReader(model.vocabulary, _template(options, model, watch))
-    with _freed_on_failure(model):
-        sizes = context_options(options, model.trained_context)
-        context = LlamaContext(model, sizes)
-    runner = LlamaRunner(context, model.vocabulary, holds_cores=options.holds_cores)
-    _warm_up(runner, context, sizes)
+    sizes = context_options(options, model.trained_context)
+    adapters = LlamaAdapters(model, options.lora)
+    context = LlamaContext(model, sizes)
+    with _freed_on_failure(context):
+        runner = LlamaRunner(context, model.vocabulary, adapters, holds_cores=options.holds_cores)
+        _warm_up(runner, context, sizes, adapters.names)
+        # A sequence that cannot lose its end cannot lose its middle either.
+        can_shift = context.reuse == "parts"
+        rules = context_rules(sizes.context, options.context_policy, options.n_keep, can_shift=can_shift)
     gpu = library.gpu_device() if options.gpu_layers != 0 else None
     info = ModelInfo(
         architecture=model.architecture,
@@ -79,34 +118,46 @@ def load(options: LoadOptions, on_progress: Callable[[float], object], watch: St
         trained_context=model.trained_context,
         parallel=sizes.parallel,
         kv_cells=sizes.kv_cells,
+        context_policy=rules.policy,
+        n_keep=rules.num_keep,
+        can_shift=rules.can_shift,
         has_chat_template=prompts.has_template,
         has_infill=model.vocabulary.infill is not None,
         gpu=gpu,
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
-        load_s=time.perf_counter() - started,
+        load_s=0.0,
+        lora=adapters.names,
     )
     engine = _engine(runner, context, sizes, options, info)
-    return LoadedModel(model, engine, prompts, info, runner.samplers, context)
+    return LoadedModel(model, engine, prompts, info, runner.samplers, rules, context)
 
 
-@contextmanager
-def _freed_on_failure(model: LlamaModel) -> Iterator[None]:
-    """A process that loads another model after this one needs the memory."""
-    try:
-        yield
-    except LoadFailed:
-        model.close()
-        raise
+def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, options: LoadOptions) -> LoadedModel:
+    """As `_load_writer`, for a model that gives vectors or scores."""
+    if options.lora:
+        raise LoadFailed("adapters need a model that writes text, and this one embeds; leave --lora out")
+    sizes = context_options(msgspec.structs.replace(options, kv_cells=0), model.trained_context)
+    settled = embedding_options(header, pooling, sizes)
+    engine, context = load_embedder(model, settled)
+    info = embedding_info(model, header, settled, context)
+    info = msgspec.structs.replace(info, gpu=library.gpu_device() if options.gpu_layers != 0 else None)
+    prompts = PromptReader(model.vocabulary, None)
+    work = embedding_work(prompts, model, info)
+    rules = context_rules(info.context, "error", 0, can_shift=False)
+    return LoadedModel(model, engine, prompts, info, SamplerFactory(model.vocabulary), rules, context, work)
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:
     """Settle every size that was left open, and refuse the impossible. Pure."""
     if trained_context < MIN_CONTEXT:
         raise LoadFailed(f"the model says that it was trained for a context of {trained_context} tokens")
-    if options.context > trained_context:
+    reach = options.rope.reach(trained_context)
+    if options.context > reach:
         raise LoadFailed(
-            f"context {options.context} is more than the {trained_context} tokens this model was trained for; "
-            f"set --context {trained_context} or less"
+            f"context {options.context} is more than the {reach} tokens this model was trained for"
+            + (" with its RoPE scaling" if reach != trained_context else "")
+            + f"; set --context {reach} or less, or stretch it: --rope-scaling yarn "
+            f"--rope-scale {-(-options.context // trained_context)}"
         )
     if options.parallel > library.MAX_SEQUENCES:
         raise LoadFailed(f"parallel {options.parallel} is more than llama.cpp's {library.MAX_SEQUENCES} sequences")
@@ -133,6 +184,7 @@ def context_options(options: LoadOptions, trained_context: int) -> ContextOption
         kv_offload=options.kv_offload,
         flash_attn=options.flash_attn,
         keeps_prefixes=options.prefix_cache,
+        rope=options.rope,
     )
 
 
@@ -154,6 +206,7 @@ def _engine(
         shares_cells=sizes.is_unified,
         reuse=context.reuse,
         keeps_prefixes=options.prefix_cache,
+        moves_cells=context.moves_cells,
         host_tokens=info.cache_ram_bytes * sizes.kv_cells // max(1, info.kv_bytes),
     )
     return Engine(runner, limits, step_target_s=options.step_target_s)
@@ -182,12 +235,14 @@ def _template(options: LoadOptions, model: LlamaModel, watch: Stopwatch) -> Chat
     return template
 
 
-def _warm_up(runner: LlamaRunner, context: LlamaContext, sizes: ContextOptions) -> None:
-    """Run once, and see whether the model's memory gives single cells back."""
+def _warm_up(runner: LlamaRunner, context: LlamaContext, sizes: ContextOptions, adapters: Sequence[str]) -> None:
+    """Run once with every adapter and without, and see whether the model's memory gives single cells back."""
     sampler = runner.new_sampler(Sampling(temperature=0), ())
     num_tokens = min(WARM_UP_TOKENS, sizes.batch_tokens, sizes.context)
-    runner.run([Chunk(slot=0, start=0, tokens=[0] * num_tokens, sampler=sampler)])
-    if not context.trim(0, 1):
-        context.reuse = "wholes"
-    runner.trim(0, 0)
+    for adapter in (*adapters, ""):
+        runner.use_adapter(adapter)
+        runner.run([Chunk(slot=0, start=0, tokens=[0] * num_tokens, sampler=sampler)])
+        if not context.trim(0, 1):
+            context.reuse = "wholes"
+        runner.trim(0, 0)
     runner.decode_s = 0.0

@@ -15,13 +15,13 @@ from ocak.engine.runner import Logprobs
 
 
 class HeldLogprobs:
-    """`piece` and `name` give a token's bytes as text, and a special token's name."""
+    """`piece` and `name` give a token's bytes and a special token's name; `start` characters go before."""
 
-    def __init__(self, piece: Callable[[int], bytes], name: Callable[[int], str]) -> None:
+    def __init__(self, piece: Callable[[int], bytes], name: Callable[[int], str], start: int = 0) -> None:
         self._piece = piece
         self._name = name
         self._held: deque[TokenLogprob] = deque()
-        self._num_shown = 0  # characters
+        self._num_shown = start  # characters
 
     def push(self, token: int, logprobs: Logprobs, num_held: int) -> None:
         """Take the next token; `num_held` characters before it are not shown yet."""

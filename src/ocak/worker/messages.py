@@ -1,19 +1,25 @@
 """What the front and a worker say to each other, as length-prefixed MessagePack.
 
-The front speaks first: one `Load`; then `Submit`, `Cancel` and calls (`Tokenize`, `Detokenize`, `SaveState`,
-`RestoreState`) in any order. The worker answers `Loading` (progress) and `Loaded` or `Rejected`; then `Events`
-(all that one engine step produced, for every request, in one frame), `Reply` to each call, `Refused` for what
-cannot be served, and a `Heartbeat` twice a second. The end of the socket ends the worker; the end of the worker
-ends the socket.
+The front speaks first: one `Load`; then `Submit`, `Embed`, `Cancel` and calls (`Tokenize`, `Detokenize`,
+`SaveState`, `RestoreState`) in any order. The worker answers `Loading` (progress) and `Loaded` or `Rejected`; then
+`Events` (all that one engine step produced, for every request, in one frame), `Reply` to each call, `Refused` for
+what cannot be served, and a `Heartbeat` twice a second. The end of the socket ends the worker; the end of the
+worker ends the socket.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
+from ocak.core.embedding import Embedded, EmbedRequest
 from ocak.core.errors import WireError
-from ocak.core.events import Delta, Finished, Started
-from ocak.core.request import GenerateRequest, Prompt
+from ocak.core.events import Delta, Finished, PromptScored, Started
+from ocak.core.lora import LoraAdapter
+from ocak.core.placement import TensorOverride
+from ocak.core.request import ContextPolicy, GenerateRequest, Prompt
+from ocak.core.rope import RopeOptions
 from ocak.core.status import EngineStats, ModelInfo
 
 
@@ -24,6 +30,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     context: int = 0
     parallel: int = 4
     kv_cells: int = 0  # 0: context x parallel; fewer are shared by all sequences
+    context_policy: ContextPolicy = "error"  # where a request names none
+    n_keep: int = -1  # tokens at the beginning that are never dropped; -1: a quarter of the context
     batch_tokens: int = 512
     prefix_cache: bool = True
     cache_ram_bytes: int = 0  # for prefixes that are saved when their slots are needed
@@ -36,8 +44,13 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     flash_attn: str = "auto"
     mmap: bool = True
     mlock: bool = False
+    lora: tuple[LoraAdapter, ...] = ()
+    rope: RopeOptions = RopeOptions()
+    tensor_overrides: tuple[TensorOverride, ...] = ()
     chat_template: str | None = None  # None: the model's own
     chat_template_kwargs: dict[str, str | int | float | bool] = {}
+    embedding: bool = False  # embed with a model that could write text too
+    pooling: str = "auto"  # what the model file says; mean, cls, last, rank; none: write text
 
 
 # front to worker
@@ -50,6 +63,11 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 class Submit(msgspec.Struct, frozen=True, tag=True):
     handle: int  # the front's name for this request on this worker
     request: GenerateRequest
+
+
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    handle: int
+    request: EmbedRequest
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -105,7 +123,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     error: WireError
 
 
-RequestEvent = Started | Delta | Finished | Failed
+RequestEvent = Started | PromptScored | Delta | Finished | Embedded | Failed
 
 
 class Events(msgspec.Struct, frozen=True, tag=True):
@@ -125,7 +143,7 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """A `Submit`, `Tokenize` or `Detokenize` that never reached the engine, and why."""
+    """A request or a call that never reached the engine, and why."""
 
     handle: int
     error: WireError
@@ -139,5 +157,17 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     rss_bytes: int
 
 
-ToWorker = Load | Submit | Cancel | Tokenize | Detokenize | SaveState | RestoreState
+ToWorker = Load | Submit | Embed | Cancel | Tokenize | Detokenize | SaveState | RestoreState
 FromWorker = Loading | Loaded | Rejected | Events | Reply | Refused | Heartbeat
+
+
+class Front(Protocol):
+    """A worker's way to the front."""
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Queue one message; it is dropped once the front has gone."""
+        ...
+
+    async def receive(self) -> ToWorker:
+        """Return the next message, or raise `ChannelClosed`."""
+        ...

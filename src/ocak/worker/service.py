@@ -13,13 +13,13 @@ import random
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import msgspec
 import psutil
 
+from ocak.core.embedding import EmbedRequest
 from ocak.core.errors import (
-    ContextLengthExceeded,
     GenerationFailed,
     InvalidRequest,
     LoadFailed,
@@ -29,14 +29,18 @@ from ocak.core.errors import (
 from ocak.core.request import GenerateRequest, TokenPrompt
 from ocak.engine.sequence import Sequence
 from ocak.worker.channel import ChannelClosed
+from ocak.worker.embedding import NOT_AN_EMBEDDER
 from ocak.worker.engine_loop import Answer, EngineLoop
 from ocak.worker.engine_thread import EngineThread
+from ocak.worker.fitting import check_context, check_length, fit
 from ocak.worker.loading import LoadedModel, load
 from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import (
     Cancel,
     Detokenize,
+    Embed,
     Events,
+    Front,
     Heartbeat,
     Load,
     Loaded,
@@ -51,8 +55,9 @@ from ocak.worker.messages import (
     Tokenize,
     ToWorker,
 )
+from ocak.worker.prompt_logprobs import PromptReport, check_size
 from ocak.worker.rules import end_tokens, token_rules
-from ocak.worker.states import States
+from ocak.worker.states import States, prefix_root
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
 
@@ -61,18 +66,6 @@ logger = logging.getLogger("ocak.worker")
 HEARTBEAT_S = 0.5
 PROGRESS_STEP = 0.02
 QUICK_TOKENS = 4096  # a token prompt of this length is read at once
-
-
-class Front(Protocol):
-    """The way to the front."""
-
-    def send(self, message: msgspec.Struct) -> None:
-        """Queue one message; it is dropped once the front has gone."""
-        ...
-
-    async def receive(self) -> ToWorker:
-        """Return the next message, or raise `ChannelClosed`."""
-        ...
 
 
 def _end_process() -> NoReturn:
@@ -176,6 +169,8 @@ class Worker:
         match message:
             case Submit(handle, request):
                 self._prepare(handle, self._submit(handle, request))
+            case Embed(handle, request):
+                self._prepare(handle, self._embed(handle, request))
             case Cancel(handle):
                 self._cancel(handle)
             case Tokenize() | Detokenize():
@@ -202,6 +197,15 @@ class Worker:
                 if _is_quick(request)
                 else await self._loop.run_in_executor(self._prompts, self._answer, handle, request)
             )
+            self._engine_loop.start_answer(answer)
+
+    async def _embed(self, handle: int, request: EmbedRequest) -> None:
+        with self._refusing(handle):
+            work = self._loaded.embedding
+            if work is None:
+                raise InvalidRequest(NOT_AN_EMBEDDER, param="model")
+            sequence = await self._loop.run_in_executor(self._prompts, work.sequence, handle, request)
+            answer = Answer(sequence, AnswerText(), embedding=work, dimensions=request.dimensions)
             self._engine_loop.start_answer(answer)
 
     async def _reply(self, call: Tokenize | Detokenize) -> None:
@@ -233,33 +237,47 @@ class Worker:
 
     def _answer(self, handle: int, request: GenerateRequest) -> Answer:
         """Read the prompt and make a sequence of it; beside the loop, for a long one delays nobody else."""
+        if self._loaded.embedding is not None:
+            raise self._loaded.embedding.refuse_text()
         info, vocabulary = self._loaded.info, self._loaded.model.vocabulary
+        rules = self._loaded.rules
+        check_context(request, rules)
         if isinstance(request.prompt, TokenPrompt):
-            _check_length(len(request.prompt.tokens), info.context)
+            check_length(len(request.prompt.tokens), request, rules)
         tokens = self._loaded.prompts.read(request.prompt)
-        _check_length(len(tokens), info.context)
+        check_length(len(tokens), request, rules)
+        echo = vocabulary.text(tokens) if request.echo else ""
+        fitted = fit(tokens, request, rules)
         sampling = request.sampling
         if sampling.seed is None:
             sampling = msgspec.structs.replace(sampling, seed=random.getrandbits(32))
         self._loaded.samplers.prepare(sampling)
         sequence = Sequence(
             id=handle,
-            tokens=tokens,
+            tokens=fitted.tokens,
             sampling=sampling,
             max_tokens=request.stopping.max_tokens or info.context,
             end_tokens=end_tokens(request, vocabulary),
             tenant=request.tenant,
             priority=request.priority,
-            root=(request.tenant, request.cache_salt),
+            adapter=request.lora,
+            root=prefix_root(request.tenant, request.cache_salt, request.lora),
             family=request.family,
             num_logprobs=request.logprobs,
             rules=token_rules(request, vocabulary),
+            num_prompt_logprobs=request.prompt_logprobs,
+            window=fitted.window,
+            num_dropped=fitted.num_dropped,
         )
-        echo = vocabulary.text(tokens) if request.echo else ""
         has_logprobs = request.logprobs is not None
-        logprobs = HeldLogprobs(vocabulary.piece, vocabulary.special_text) if has_logprobs else None
+        names = vocabulary.piece, vocabulary.special_text
+        logprobs = HeldLogprobs(*names, len(echo)) if has_logprobs else None
+        prompt = None
+        if request.prompt_logprobs is not None:
+            check_size(len(tokens), request.prompt_logprobs)
+            prompt = PromptReport(*names, tokens)
         text = AnswerText(request.stopping.stop, request.stopping.min_tokens)
-        return Answer(sequence, text, echo, logprobs)
+        return Answer(sequence, text, echo, logprobs, prompt)
 
     async def _beat(self) -> None:
         process = psutil.Process()
@@ -275,14 +293,3 @@ def _is_quick(request: GenerateRequest) -> bool:
     is_short = isinstance(request.prompt, TokenPrompt) and len(request.prompt.tokens) <= QUICK_TOKENS
     sampling = request.sampling
     return is_short and not (sampling.has_dry or sampling.bad_words or sampling.allowed_token_ids)
-
-
-def _check_length(num_tokens: int, context: int) -> None:
-    if num_tokens == 0:
-        raise InvalidRequest("the prompt is empty: send at least one token", param="prompt")
-    if num_tokens >= context:
-        raise ContextLengthExceeded(
-            f"the prompt has {num_tokens} tokens and must leave room for an answer in the context of {context}; "
-            f"send at most {context - 1}, or serve the model with a larger --context",
-            param="prompt",
-        )

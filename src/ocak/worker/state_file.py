@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from ocak.core.errors import StateFileError
+from ocak.core.rope import RopeOptions
 
 VERSION = 1
 MAGIC = b"ocak-state\n"
@@ -37,6 +38,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     library: str  # of llama-cpp-python: the form of the cells is its own
     model: str  # SHA-256 of the model's files
     kv_type: str
+    rope: RopeOptions
     tenant: str
     cache_salt: str
     tokens: bytes  # int32, little endian
@@ -104,7 +106,7 @@ def read_state(path: Path, expected: Head) -> State:
 
 
 def _check(path: Path, head: Head, expected: Head) -> None:
-    for name in ("version", "library", "model", "kv_type", "tenant", "cache_salt"):
+    for name in ("version", "library", "model", "kv_type", "rope", "tenant", "cache_salt"):
         if getattr(head, name) != getattr(expected, name):
             raise StateFileError(f"{path.name} is of another {DIFFERENCES[name]}; save it anew", param="path")
 
@@ -114,6 +116,7 @@ DIFFERENCES = {
     "library": "version of llama-cpp-python",
     "model": "model file",
     "kv_type": "kv_type",
+    "rope": "RoPE scaling",
     "tenant": "tenant",
     "cache_salt": "cache_salt",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, Future
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from ocak.worker.state_file import Head, fingerprint, pack_tokens, read_state, w
 T = TypeVar("T")
 
 SWITCHED_OFF = "the prefix cache, in which conversations are kept, is off; load the model with prefix_cache"
+WRITES_NOTHING = "this model writes no text and keeps no conversations; save those of one that generates"
 CHANGED = "the model's file has changed since it was loaded; load it again"
 
 
@@ -41,11 +42,11 @@ class States:
 
     async def save(self, call: SaveState) -> int:
         """Write what is cached of the prompt; return its tokens. Raises `StateFileError`, `InvalidRequest`."""
-        self._check()
+        engine = self._keeper()
         tokens = await self._beside(lambda: self._loaded.prompts.read(call.prompt))
-        root = (call.tenant, call.cache_salt)
+        root = prefix_root(call.tenant, call.cache_salt)
         try:
-            length, cells = await self._in_engine(lambda engine: engine.export(root, tokens))
+            length, cells = await self._in_engine(lambda: engine.export(root, tokens))
         except (RunFailed, MemoryError) as error:
             raise StateFileError(f"the cells could not be copied: {error}") from error
         if not length:
@@ -55,9 +56,9 @@ class States:
 
     async def restore(self, call: RestoreState) -> int:
         """Cache a file's conversation; return its tokens. Raises `StateFileError`, `Overloaded`."""
-        self._check()
+        engine = self._keeper()
         state = await self._beside(lambda: read_state(Path(call.path), self._head(call, [])))
-        tokens, root = state.head.token_ids, (call.tenant, call.cache_salt)
+        tokens, root = state.head.token_ids, prefix_root(call.tenant, call.cache_salt)
         if len(tokens) >= self._loaded.info.context:
             raise ContextLengthExceeded(
                 f"{Path(call.path).name} has {len(tokens)} tokens and must leave room for an answer in a context "
@@ -65,7 +66,7 @@ class States:
                 param="path",
             )
         try:
-            has_room = await self._in_engine(lambda engine: engine.adopt(root, tokens, state.cells))
+            has_room = await self._in_engine(lambda: engine.adopt(root, tokens, state.cells))
         except RunFailed as error:
             raise StateFileError(f"{Path(call.path).name} was saved with another flash_attn: {error}") from error
         if not has_room:
@@ -84,15 +85,20 @@ class States:
             raise StateFileError(CHANGED)
         return found
 
-    def _check(self) -> None:
+    def _keeper(self) -> Engine:
+        """Return the engine, if it keeps prefixes."""
+        if not isinstance(self._loaded.engine, Engine):
+            raise StateFileError(WRITES_NOTHING)
         if not self._options.prefix_cache:
             raise StateFileError(SWITCHED_OFF)
+        return self._loaded.engine
 
     def _head(self, call: SaveState | RestoreState, tokens: list[int]) -> Head:
         return Head(
             library=library.VERSION,
             model=self._fingerprint,
             kv_type=self._options.kv_type,
+            rope=self._options.rope,
             tenant=call.tenant,
             cache_salt=call.cache_salt,
             tokens=pack_tokens(tokens),
@@ -101,20 +107,25 @@ class States:
     async def _beside(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, work)
 
-    async def _in_engine(self, work: Callable[[Engine], T]) -> T:
+    async def _in_engine(self, work: Callable[[], T]) -> T:
         """Return what `work` returns in the engine's thread."""
         future: Future[T] = Future()
 
-        def do(engine: Engine) -> None:
+        def do() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                future.set_result(work(engine))
+                future.set_result(work())
             except Exception as error:  # noqa: BLE001 - who asked is told
                 future.set_exception(error)
 
         self._engine.call(do)
         return await asyncio.wrap_future(future)
+
+
+def prefix_root(tenant: str, cache_salt: str, lora: str = "") -> Hashable:
+    """What two prompts must have in common to share a prefix; what is saved was computed by the model alone."""
+    return (tenant, cache_salt, lora)
 
 
 def _stamps(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
