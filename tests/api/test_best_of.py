@@ -54,6 +54,14 @@ async def test_log_probabilities_that_were_asked_for_are_sent():
     assert provider.requests[0].logprobs == 2
 
 
+async def test_the_prompts_log_probabilities_are_asked_for_by_the_body_alone():
+    """Answers are compared by those of their own tokens, which says nothing of the prompt's."""
+    _, silent = await ask(prompt="x", best_of=3, echo=True)
+    assert {(r.logprobs, r.prompt_logprobs) for r in silent.requests} == {(0, None)}
+    _, told = await ask(prompt="x", best_of=3, echo=True, logprobs=2)
+    assert {(r.logprobs, r.prompt_logprobs) for r in told.requests} == {(2, 2)}
+
+
 async def test_as_many_as_are_sent_are_no_choice_and_may_be_streamed():
     answer, provider = await ask(prompt="x", n=3, best_of=3)
     assert [choice.text for choice in answer.choices] == ["8", "9", "10"]
