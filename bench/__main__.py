@@ -20,6 +20,7 @@ ON_THE_SHAPE_MODEL = (
     "single",
     "disturbed",
     "prefixes",
+    "samples",
     "overcommit",
     "stalls",
     "one_by_one",

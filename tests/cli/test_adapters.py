@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +31,8 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     other = write_adapter(folder / "other.gguf", TinyAdapter(seed=1))
     still = write_adapter(folder / "still.gguf", TinyAdapter(strength=0.0))
     flags = (f"--lora=loud={loud}", f"--lora=other={other}:-0.5", f"--lora=still={still}")
-    with serving(tiny_model, "--parallel", "3", *flags) as running:
+    state_dir = f"--state-dir={folder / 'states'}"
+    with serving(tiny_model, "--parallel", "3", state_dir, *flags) as running:
         yield running
 
 
@@ -39,11 +43,33 @@ def ask(server: RunningServer, **fields: object) -> str:
         return answer.choices[0].text  # type: ignore[no-any-return]
 
 
+def post(server: RunningServer, path: str, body: object) -> tuple[int, str]:
+    headers = {"content-type": "application/json"}
+    try:
+        request = urllib.request.Request(server.url + path, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 def test_each_adapter_answers_alone_as_among_the_others(server: RunningServer) -> None:
     alone = [ask(server, **choice) for choice in CHOICES]
     assert len(set(alone)) == 3 and alone[0] == alone[3]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda choice: ask(server, **choice), CHOICES * 4)) == alone * 4
+
+
+def test_a_conversation_is_saved_of_the_model_alone(server: RunningServer) -> None:
+    """What an adapter computed is never taken for the model's, nor the other way round."""
+    save = {"tokens": PROMPT, "cache_salt": "talk"}
+    ask(server, model="loud", extra_body={"cache_salt": "talk"})
+    place = "/api/v1/models/tiny/conversations/talk"
+    assert post(server, place, save)[0] == 409, "nothing of the model's own is cached"
+    status, told = post(server, place.replace("tiny", "tiny:loud"), save)
+    assert status == 400 and "adapter" in told
+    ask(server, model="tiny", extra_body={"cache_salt": "talk"})
+    assert post(server, place, save)[0] == 200
 
 
 def test_a_chat_may_name_an_adapter_too(server: RunningServer) -> None:

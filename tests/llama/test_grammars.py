@@ -16,7 +16,8 @@ from llguidance import LLMatcher, LLParserLimits
 from tests.models import token_id
 
 from ocak.core.request import Constraint, ConstraintKind, Sampling
-from ocak.engine.engine import Broken, Engine, Output, Sampled
+from ocak.engine.engine import Engine
+from ocak.engine.outputs import Broken, Output, Sampled
 from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence

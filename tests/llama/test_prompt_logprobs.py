@@ -15,7 +15,8 @@ from tests.llama.test_runner import CONTEXT, GREEDY, PROMPTS, options
 from tests.models import TinyModel, write_model
 
 from ocak.core.lora import LoraAdapter
-from ocak.engine.engine import Engine, Scored
+from ocak.engine.engine import Engine
+from ocak.engine.outputs import Scored
 from ocak.engine.runner import MOST_SCORED, Chunk, Logprobs
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence

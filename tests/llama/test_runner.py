@@ -15,7 +15,8 @@ from tests.models import TinyModel, write_model
 
 from ocak.core.errors import LoadFailed
 from ocak.core.request import Sampling
-from ocak.engine.engine import Engine, Sampled
+from ocak.engine.engine import Engine
+from ocak.engine.outputs import Sampled
 from ocak.engine.padding import tiled
 from ocak.engine.runner import Aborted, Chunk, Logprobs
 from ocak.engine.scheduler import SchedulerLimits

@@ -70,6 +70,10 @@ SCHEMAS = st.recursive(
 )
 
 
+# RFC 3339 has a year 0, Python has none.
+FORMATS = jsonschema.FormatChecker(sorted(set(jsonschema.FormatChecker.checkers) - {"date", "date-time"}))
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
     """Tokens that span the parts of JSON make more ways to go wrong."""
@@ -110,7 +114,7 @@ def test_a_walk_that_ends_is_valid(
 ) -> None:
     text = walk(model, compiler, schema, random.Random(seed))
     assume(text is not None)
-    jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(json.loads(text))
+    jsonschema.Draft202012Validator(schema, format_checker=FORMATS).validate(json.loads(text))
 
 
 def walk(

@@ -10,7 +10,8 @@ from tests.adapters import TinyAdapter, write_adapter
 
 from ocak.core.lora import LoraAdapter
 from ocak.core.request import Constraint, Sampling
-from ocak.engine.engine import Engine, Sampled
+from ocak.engine.engine import Engine
+from ocak.engine.outputs import Sampled
 from ocak.engine.rules import TokenRules
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ocak.core.request import Sampling
 from ocak.engine.embedder import EmbeddedOutput, Embedder, EmbedderLimits
 from ocak.engine.embedding_runner import FakeEmbeddingRunner, fake_vector
-from ocak.engine.engine import Admitted, Broken
+from ocak.engine.outputs import Admitted, Broken
 from ocak.engine.runner import Aborted, RunFailed
 from ocak.engine.sequence import Sequence
 

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
-from ocak.engine.engine import Admitted, Broken, Engine, Sampled
+from ocak.engine.engine import Engine
+from ocak.engine.outputs import Admitted, Broken, Sampled
 from ocak.engine.runner import Aborted, Chunk, FakeRunner, Logprobs, NoRoom, RunFailed
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Reuse
+from ocak.engine.slot_limits import Reuse
 
 CONTEXT = 64
 MAX_STEPS = 20_000
@@ -31,6 +32,7 @@ class Job:
     arrives_at: int = 0  # step
     tenant: str = ""
     priority: int = 0
+    family: str = ""
 
 
 def sequence(index: int, job: Job) -> Sequence:
@@ -43,6 +45,7 @@ def sequence(index: int, job: Job) -> Sequence:
         tenant=job.tenant,
         priority=job.priority,
         root=job.tenant,
+        family=job.family,
     )
 
 
@@ -71,7 +74,8 @@ def limits(
 
 def serve(jobs: list[Job], size: SchedulerLimits) -> tuple[list[list[int]], FakeRunner, Engine]:
     """Run every job to its end or its leaving; return the answers' tokens."""
-    runner = FakeRunner(num_cells=size.num_cells, shares_cells=size.shares_cells)
+    takes_parts = size.reuse == "parts"
+    runner = FakeRunner(num_cells=size.num_cells, shares_cells=size.shares_cells, takes_parts=takes_parts)
     engine = Engine(runner, size)
     sequences = [sequence(index, job) for index, job in enumerate(jobs)]
     waiting = list(range(len(jobs)))
@@ -158,13 +162,14 @@ families = st.lists(
         arrives_at=st.integers(0, 30),
         tenant=st.sampled_from(["", "", "", "other"]),
         priority=st.integers(-1, 1),
+        family=st.sampled_from(["", "", "f", "g"]),
     ),
     min_size=1,
     max_size=12,
 )
 
 
-reuses: st.SearchStrategy[Reuse] = st.sampled_from(["parts", "wholes"])
+reuses: st.SearchStrategy[Reuse | None] = st.sampled_from(["parts", "wholes", None])
 slot_counts, budgets = st.integers(1, 5), st.integers(6, 80)
 split = st.builds(limits, slot_counts, budgets, st.none(), reuses, st.sampled_from([0, 40, 100, 1000]))
 unified = st.builds(limits, slot_counts, budgets, st.sampled_from([CONTEXT, CONTEXT + 30, 2 * CONTEXT]), reuses)
@@ -177,6 +182,49 @@ def test_prefixes_that_are_kept_never_change_the_tokens(jobs: list[Job], size: S
     for job, answer in zip(jobs, together, strict=True):
         full = serve([Job(job.prompt, job.max_tokens)], limits(1, 10_000))[0][0]
         assert answer == full if job.leaves_after is None else answer == full[: len(answer)]
+
+
+@settings(deadline=None)
+@given(families, st.one_of(split, unified).filter(lambda size: size.keeps_prefixes), st.integers(1, 7))
+def test_prefixes_that_come_from_elsewhere_never_change_the_tokens(
+    jobs: list[Job], size: SchedulerLimits, every: int
+) -> None:
+    takes_parts = size.reuse == "parts"
+    runner = FakeRunner(num_cells=size.num_cells, shares_cells=size.shares_cells, takes_parts=takes_parts)
+    engine = Engine(runner, size)
+    sequences = [sequence(index, job) for index, job in enumerate(jobs)]
+    for each in sequences:
+        engine.submit(each)
+    step = 0
+    while engine.has_work:
+        step += 1
+        if step % every == 0:
+            job = jobs[step % len(jobs)]
+            prefix = list(job.prompt[: 1 + step % len(job.prompt)])
+            has_room = engine.adopt(job.tenant, prefix, repr([*prefix, 1, 2] if takes_parts else prefix).encode())
+            length, data = engine.export(job.tenant, prefix)
+            assert length > 0 if has_room else length >= 0
+            assert bytes(data).startswith(repr(prefix[:length]).encode()[:-1]) or not length
+        engine.check_integrity()
+        engine.step()
+        engine.check_integrity()
+        stats = engine.stats()
+        assert stats.kv_cells_used + stats.kv_cells_cached == runner.num_used, "a wrong account"
+    for job, each in zip(jobs, sequences, strict=True):
+        assert each.tokens[each.num_prompt :] == serve([Job(job.prompt, job.max_tokens)], limits(1, 10_000))[0][0]
+
+
+def test_a_prefix_from_elsewhere_that_is_refused_leaves_nothing() -> None:
+    class Refusing(FakeRunner):
+        def restore(self, key: int, slot: int, count: int) -> None:
+            raise RunFailed("not taken")
+
+    runner = Refusing()
+    engine = Engine(runner, limits(2, 64, None, "parts"))
+    with pytest.raises(RunFailed):
+        engine.adopt("", [1, 2, 3], b"[1, 2, 3]")
+    engine.check_integrity()
+    assert runner.saved == {} and engine.stats().kv_cells_cached == 0
 
 
 def computed(runner: FakeRunner) -> int:
@@ -200,6 +248,45 @@ def test_a_prefix_that_many_wait_for_is_computed_once(cells: int | None) -> None
     jobs = [Job((*LONG, 70 + i), 4) for i in range(4)]
     _, runner, _ = serve(jobs, limits(4, 25, cells, "parts"))
     assert computed(runner) == len(LONG) + 4 * 1 + 4 * 3
+
+
+@pytest.mark.parametrize("reuse", ["parts", "wholes", None])
+@pytest.mark.parametrize("cells", [None, 3 * CONTEXT], ids=["split", "unified"])
+def test_the_answers_of_one_request_compute_their_prompt_once_and_start_together(
+    cells: int | None, reuse: Reuse | None
+) -> None:
+    jobs = [Job(LONG, 4, seed=seed, family="f") for seed in range(4)]
+    alone = [serve([job], limits(1, 10_000))[0][0] for job in jobs]
+    together, runner, _ = serve(jobs, limits(4, 25, cells, reuse))
+    assert together == alone
+    rest = sum(len(answer) - 1 for answer in alone)
+    assert computed(runner) == len(LONG) + 3 * 1 + rest
+    first_tokens = [[chunk.slot for chunk in batch if chunk.sampler is not None] for batch in runner.batches]
+    started = [slots for slots in first_tokens if slots]
+    assert {*started[0], *started[1]} == {0, 1, 2, 3}, "all have their first token a step after the first one's"
+
+
+@pytest.mark.parametrize("reuse", ["parts", "wholes"])
+def test_nobody_waits_for_a_prefix_that_would_not_be_copied(reuse: Reuse) -> None:
+    jobs = [Job((*LONG[:20], 70 + i), 4) for i in range(4)]
+    with mock.patch("ocak.engine.slots.WORTH_COPYING", 32):
+        engine = Engine(FakeRunner(takes_parts=reuse == "parts"), limits(4, 96, None, reuse))
+        for index, job in enumerate(jobs):
+            engine.submit(sequence(index, job))
+        assert sum(isinstance(output, Admitted) for output in engine.step()) == 4
+
+
+def test_the_answers_of_one_request_share_with_nobody_where_nothing_is_kept() -> None:
+    jobs = [Job(LONG, 4, family="f"), Job(LONG, 4), Job(LONG, 4, family="g"), Job(LONG, 4, family="f", tenant="x")]
+    _, runner, _ = serve(jobs, limits(4, 64))
+    assert computed(runner) == 4 * (len(LONG) + 3)
+
+
+def test_who_waited_for_a_holder_that_left_computes_the_prompt_itself() -> None:
+    jobs = [Job(LONG, 4, family="f", leaves_after=2), Job(LONG, 4, family="f"), Job(LONG, 4, family="f")]
+    for reuse in ("parts", "wholes", None):
+        together, _, _ = serve(jobs, limits(4, 20, None, reuse))  # type: ignore[arg-type]
+        assert together[1] == together[2] == serve([Job(LONG, 4)], limits(1))[0][0]
 
 
 def test_conversations_that_take_turns_in_fewer_slots_compute_their_new_tokens_alone() -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
-from ocak.engine.engine import Broken, Engine, Scored
+from ocak.engine.engine import Engine
+from ocak.engine.outputs import Broken, Scored
 from ocak.engine.runner import Aborted, Chunk, FakeRunner, Logprobs, NoRoom
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
@@ -24,6 +25,7 @@ class Job:
     length: int
     adapter: str
     num_logprobs: int | None
+    request: str  # answers of one share their prompt, whatever is kept
     arrives_at: int
     leaves_after: int | None
 
@@ -37,6 +39,7 @@ class Job:
             frozenset({13}),
             adapter=self.adapter,
             root=self.adapter,
+            family=self.request,
             num_prompt_logprobs=self.num_logprobs,
         )
 
@@ -60,7 +63,12 @@ def serve(
     jobs: list[Job], limits: SchedulerLimits, troubles: list[str | None]
 ) -> tuple[list[list[int]], list[list[Logprobs]]]:
     """Return what followed each prompt, and what was told of it."""
-    runner = Unreliable(num_cells=limits.num_cells, shares_cells=limits.shares_cells, troubles=list(troubles))
+    runner = Unreliable(
+        num_cells=limits.num_cells,
+        shares_cells=limits.shares_cells,
+        takes_parts=limits.reuse == "parts",
+        troubles=list(troubles),
+    )
     engine = Engine(runner, limits)
     sequences = [job.sequence(index) for index, job in enumerate(jobs)]
     told: list[list[Logprobs]] = [[] for _ in jobs]
@@ -93,6 +101,7 @@ jobs = st.lists(
         length=st.integers(1, 100),
         adapter=st.sampled_from(["", "", "a", "b"]),
         num_logprobs=st.sampled_from([None, None, 0, 2]),
+        request=st.sampled_from(["", "", "f", "g"]),
         arrives_at=st.integers(0, 20),
         leaves_after=st.sampled_from([None, None, None, 0, 3, 9]),
     ),

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
-from ocak.engine.engine import Engine, Sampled
+from ocak.engine.engine import Engine
+from ocak.engine.outputs import Sampled
 from ocak.engine.runner import Aborted, Chunk, FakeRunner
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
@@ -29,6 +30,7 @@ class Job:
     leaves_after: int | None = None  # steps, then it is cancelled
     arrives_at: int = 0  # step
     tenant: str = ""
+    family: str = ""
 
 
 def sequence(index: int, job: Job) -> Sequence:
@@ -41,6 +43,7 @@ def sequence(index: int, job: Job) -> Sequence:
         end_tokens=frozenset(),
         tenant=job.tenant,
         root=job.tenant,
+        family=job.family,
         window=None if job.num_keep is None else Window(CONTEXT, job.num_keep),
     )
 
@@ -144,6 +147,7 @@ jobs_strategy = st.lists(
         leaves_after=st.one_of(st.none(), st.none(), st.integers(0, 30)),
         arrives_at=st.integers(0, 40),
         tenant=st.sampled_from(["", "", "", "other"]),
+        family=st.sampled_from(["", "", "f", "g"]),
     ),
     min_size=1,
     max_size=8,
@@ -202,6 +206,35 @@ def test_neighbours_preemptions_and_cached_prefixes_change_neither_answers_nor_w
         if job.leaves_after is None and served.window is not None:
             expected = served.window.num_dropped(len(job.prompt) + job.max_tokens - 1)
             assert served.usage.dropped_tokens == expected
+
+
+@settings(deadline=None)
+@given(jobs_strategy, layouts.filter(lambda size: size.keeps_prefixes), st.integers(1, 7))
+def test_what_is_exported_of_shifting_sequences_is_a_prompts_beginning_and_comes_back(
+    jobs: list[Job], size: SchedulerLimits, every: int
+) -> None:
+    runner = FakeRunner(num_cells=size.num_cells, shares_cells=size.shares_cells)
+    engine = Engine(runner, size)
+    sequences = [sequence(index, job) for index, job in enumerate(jobs)]
+    for each in sequences:
+        engine.submit(each)
+    answers: list[list[int]] = [[] for _ in jobs]
+    for step in range(1, MAX_STEPS):
+        if not engine.has_work:
+            break
+        job = jobs[step % len(jobs)]
+        if step % every == 0:
+            length, data = engine.export(job.tenant, list(job.prompt))
+            assert bytes(data).startswith(repr(list(job.prompt[:length])).encode()[:-1]) or not length
+            if 0 < length < CONTEXT:
+                engine.adopt(job.tenant, list(job.prompt[:length]), data)
+            check(engine, runner, size)
+        for output in engine.step():
+            if isinstance(output, Sampled):
+                answers[output.sequence.id].append(output.token)
+        check(engine, runner, size)
+    assert not engine.has_work
+    assert answers == [alone(job) for job in jobs]
 
 
 def test_cells_that_another_sequence_holds_too_stay_where_they_are() -> None:
@@ -263,6 +296,19 @@ def test_who_waits_for_a_prefix_does_not_wait_for_one_that_has_shifted_away() ->
     engine.finish(third)
     engine.step()
     assert second.slot is not None
+
+
+def test_who_waits_does_not_wait_for_one_that_gave_the_prefix_up_to_compute_it_again() -> None:
+    """Where cells cannot move, a shift leaves fewer computed; counts alone would have the other wait on."""
+    long = tuple(range(CONTEXT))
+    jobs = [Job(long, 4, 500), Job((*long[:31], 95), 15, 1)]
+    engine = Engine(FakeRunner(), limits(2, 80, keeps_prefixes=True, moves_cells=False))
+    first, second = (sequence(i, job) for i, job in enumerate(jobs))
+    engine.submit(first)
+    engine.submit(second)
+    for _ in range(8):
+        engine.step()
+    assert second.is_admitted and not first.is_finished
 
 
 def test_an_endless_prompt_holds_nobody_up_for_longer_than_a_context() -> None:

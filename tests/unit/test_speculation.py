@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ocak.core.events import Delta, Finished
 from ocak.core.request import Sampling
-from ocak.engine.engine import Engine, Sampled, Scored
+from ocak.engine.engine import Engine
+from ocak.engine.outputs import Sampled, Scored
 from ocak.engine.runner import FakeCell, FakeRunner, Logprobs
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
@@ -269,3 +270,15 @@ def test_a_stop_string_amid_a_step_ends_the_answer_there(stop: list[str], max_to
     assert engine.stats().generation_tokens == plain.stats().generation_tokens
     # Where the same step went on to the answer's longest length, its slot was released with all that it computed.
     assert 0 <= engine.stats().kv_cells_cached - plain.stats().kv_cells_cached <= MOST_GUESSES
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_answer_that_fills_the_context_ends_there_whatever_was_guessed(seed: int) -> None:
+    runner = Repetitive(num_vocab=5, num_cells=CONTEXT)
+    engine = Engine(runner, SchedulerLimits(1, CONTEXT, CONTEXT, 32), speculates=True)
+    sequence = Sequence(0, [1, 2], Sampling(seed=seed), 10 * CONTEXT, frozenset())
+    engine.submit(sequence)
+    while engine.has_work:
+        engine.step()
+        engine.check_integrity()
+    assert len(sequence.tokens) == CONTEXT and engine.stats().right_guesses > 0

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
-from ocak.engine.engine import Engine, Sampled
+from ocak.engine.engine import Engine
+from ocak.engine.outputs import Sampled
 from ocak.engine.runner import FakeRunner
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence

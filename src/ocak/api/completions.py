@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ocak.api.best_of import best, num_generated, num_sent, without_logprobs
 from ocak.api.choices import complete_all, concurrency, streams
 from ocak.api.errors import Header, ShuttingDown
 from ocak.api.exchange import Exchange
@@ -32,7 +33,7 @@ from ocak.api.unsupported import check_others, ignored_header
 from ocak.core.errors import WorkerLost
 from ocak.core.events import Delta, Finished, PromptScored, PromptToken, Started, Usage
 from ocak.core.request import DEFAULT_TENANT, GenerateRequest
-from ocak.gateway.gateway import Gateway
+from ocak.gateway.gateway import Completion, Gateway
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 NO_END = "the answer ended without its end"
@@ -49,7 +50,9 @@ class Job:
 
     requests: Sequence[GenerateRequest]
     answer: Format
-    n: int  # answers to each prompt
+    n: int  # answers to each prompt that are sent
+    best_of: int  # of as many that are generated
+    tells_logprobs: bool
     is_stream: bool
     include_usage: bool
     headers: list[Header]
@@ -86,11 +89,10 @@ class Completions:
     async def _whole(self, exchange: Exchange, job: Job) -> None:
         async with present(exchange, self._stall_s):
             completions = await complete_all(self._gateway, job.requests)
-        usage = total_usage([c.usage for c in completions], job.n)
+        usage = total_usage([c.usage for c in completions], job.best_of)
         _note_usage(exchange, usage)
-        await exchange.answer(
-            job.answer.whole(completions, usage), headers=job.headers + _dropped_header(usage.dropped_tokens)
-        )
+        answer = job.answer.whole(_sent(job, completions), usage)
+        await exchange.answer(answer, headers=job.headers + _dropped_header(usage.dropped_tokens))
 
     async def _stream(self, exchange: Exchange, job: Job) -> None:
         sources = streams(self._gateway, job.requests)
@@ -116,11 +118,20 @@ def _job(
     return Job(
         requests=requests,
         answer=kind(model, include_usage=include_usage, telling=_telling(body)),
-        n=body.n or 1,
+        n=num_sent(body),
+        best_of=num_generated(body),
+        tells_logprobs=isinstance(body, CompletionBody) and body.logprobs is not None,
         is_stream=bool(body.stream),
         include_usage=include_usage,
         headers=ignored_header(ignored),
     )
+
+
+def _sent(job: Job, completions: list[Completion]) -> list[Completion]:
+    if job.best_of == job.n:
+        return completions
+    chosen = best(completions, job.best_of, job.n)
+    return chosen if job.tells_logprobs else without_logprobs(chosen)
 
 
 def _telling(body: CommonBody) -> PromptTelling:

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 
 from ocak.core.errors import (
     BodyTooLarge,
+    ConversationNotFound,
     GenerationFailed,
     InvalidRequest,
     LoadFailed,
@@ -29,6 +30,7 @@ from ocak.core.errors import (
     ModelUnavailable,
     OcakError,
     Overloaded,
+    StateFileError,
     Unauthorized,
     WorkerLost,
 )
@@ -90,8 +92,10 @@ MEANINGS: dict[type[OcakError], Meaning] = {
     ForbiddenOrigin: Meaning(403, "permission_error"),
     ModelNotFound: Meaning(404, "not_found_error"),
     PathNotFound: Meaning(404, "not_found_error"),
+    ConversationNotFound: Meaning(404, "not_found_error"),
     MethodNotAllowed: Meaning(405, "invalid_request_error"),
     RequestTimeout: Meaning(408, "invalid_request_error"),
+    StateFileError: Meaning(409, "conflict_error"),
     BodyTooLarge: Meaning(413, "invalid_request_error"),
     UnsupportedEncoding: Meaning(415, "invalid_request_error"),
     BadHost: Meaning(421, "permission_error"),

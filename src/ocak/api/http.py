@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 
 from ocak import __version__
 from ocak.api.completions import Completions
+from ocak.api.conversations import ConversationAnswer, Conversations, RestoreBody, SaveBody
 from ocak.api.docs import Docs
 from ocak.api.embedding_wire import EmbeddingAnswer, EmbeddingBody, RerankAnswer, RerankBody
 from ocak.api.embeddings import Embeddings
@@ -27,6 +29,7 @@ from ocak.gateway.gateway import Gateway
 from ocak.gateway.keys import KeyRing
 from ocak.telemetry.exposition import MetricsPage
 
+CONVERSATION = "/api/v1/models/{key:path}/conversations/{name}"
 RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")  # what the clients of Cohere, Jina and vLLM ask
 RERANK_EXAMPLE = {"query": "Who keeps the fire?", "documents": ["A hearth does.", "Rain falls."], "top_n": 1}
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -40,6 +43,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(RERANK_PATHS, RERANK_EXAMPLE),
     "/tokenize": {"prompt": "A hearth keeps the fire."},
     "/detokenize": {"tokens": [1, 2, 3]},
+    CONVERSATION: {"messages": [{"role": "user", "content": "What does a hearth do?"}]},
+    f"{CONVERSATION}/restore": {},
 }
 
 
@@ -49,6 +54,7 @@ class HttpOptions:
     body_idle_s: float = 30.0  # the longest wait for the next piece of a body
     stall_s: float = 60.0  # a client that reads nothing for so long has left
     allowed_hosts: tuple[str, ...] = ()  # Host names besides localhost's on a loopback address; "*": any
+    state_dir: Path | None = None  # where conversations are saved; None: nowhere
     cors_origins: tuple[str, ...] = ()  # web pages that may call, such as "https://chat.example.com"
 
 
@@ -79,7 +85,8 @@ def create_app(gateway: Gateway, *, keys: KeyRing, options: HttpOptions | None =
 
 def routes(gateway: Gateway, keys: KeyRing, options: HttpOptions) -> list[Route]:
     """Return every route, the busiest first."""
-    entries = [*_generation(gateway, options), *_models(gateway), *_operations(gateway)]
+    entries = [*_generation(gateway, options), *_models(gateway), *_conversations(gateway, options)]
+    entries += _operations(gateway)
     entries += _docs([entry.operation for entry in entries])
     return [_route(entry, keys) for entry in entries]
 
@@ -113,6 +120,20 @@ def _models(gateway: Gateway) -> Iterable[Entry]:
     yield Entry(_get("/v1/models", "The models that can be asked.", ModelCards), models.list)
     yield Entry(_get("/v1/models/{id:path}", "One model.", ModelCard), models.retrieve)
     yield Entry(_get("/models/status", "State, memory and counters of each model.", ModelStatuses), models.status)
+
+
+def _conversations(gateway: Gateway, options: HttpOptions) -> Iterable[Entry]:
+    conversations = Conversations(gateway, options.state_dir, options.stall_s)
+    restore = f"{CONVERSATION}/restore"
+    yield Entry(
+        _post(restore, "Have a saved one cached again.", RestoreBody, ConversationAnswer), conversations.restore
+    )
+    yield Entry(
+        _post(CONVERSATION, "Save what is cached of a conversation.", SaveBody, ConversationAnswer),
+        conversations.save,
+    )
+    delete = Operation("DELETE", CONVERSATION, "Delete a saved one.", False, None, ConversationAnswer)
+    yield Entry(delete, conversations.delete)
 
 
 def _operations(gateway: Gateway) -> Iterable[Entry]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ocak.api.best_of import num_generated, num_sent
 from ocak.api.errors import UnsupportedParameter
 from ocak.api.openai_logprobs import chat_count, completion_count, prompt_count
 from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody, MessageBody, TextPart
@@ -31,7 +32,6 @@ from ocak.core.request import (
 )
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for completions; chats go on to their end
-MAX_N = 16
 PROMPT = TextField("prompt", 1024)
 MAX_MESSAGES = 10_000
 NO_CALLS = (b"", b"null", b"[]")
@@ -49,12 +49,15 @@ class Origin:
 
 
 def completion_requests(body: CompletionBody, origin: Origin) -> list[GenerateRequest]:
-    """Return a request for each choice: prompt i's jth answer is choice i * n + j."""
+    """Return a request for each answer: the jth to prompt i is at i * n + j; with `best_of`, that stands for n."""
     prompts = [_with_suffix(prompt, body) for prompt in PROMPT.read(body.prompt)]
     stopping = _stopping(body, COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
     requests = _requests(prompts, body, origin, stopping=stopping, echo=bool(body.echo))
     count = completion_count(body)
-    return _with_logprobs(requests, count, prompt_count(body, count if body.echo else None))
+    of_prompt = prompt_count(body, count if body.echo else None)
+    if count is None and num_generated(body) > num_sent(body):
+        count = 0  # they are compared by them
+    return _with_logprobs(requests, count, of_prompt)
 
 
 def chat_requests(body: ChatBody, origin: Origin) -> list[GenerateRequest]:
@@ -84,9 +87,7 @@ def chat_prompt(messages: list[MessageBody], tools: tuple[Tool, ...] = ()) -> Ch
 def _requests(
     prompts: list[Prompt], body: CommonBody, origin: Origin, *, stopping: Stopping, echo: bool
 ) -> list[GenerateRequest]:
-    n = 1 if body.n is None else body.n
-    if not 1 <= n <= MAX_N:
-        raise InvalidRequest(f"n must be between 1 and {MAX_N}, not {n}", param="n")
+    n = num_generated(body)
     samplings = _samplings(_sampling(body), n)
     lora = _adapter(body, origin)
     form = constraint(body)
@@ -100,6 +101,7 @@ def _requests(
             echo=echo,
             lora=lora,
             tenant=origin.tenant,
+            family=origin.id if n > 1 else "",
             priority=body.priority or 0,
             constraint=form,
             cache_salt=body.cache_salt or "",

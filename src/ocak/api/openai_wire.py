@@ -102,6 +102,9 @@ class CompletionBody(CommonBody, frozen=True, kw_only=True):
     prompt: Annotated[msgspec.Raw, Meta(extra_json_schema=SHAPES)]
     suffix: Annotated[str, Meta(description="Text after the hole to fill in.")] | None = None
     echo: bool | None = None
+    best_of: (
+        Annotated[Int, Meta(description="Generates so many answers, n to 16, and sends the n likeliest.")] | None
+    ) = None
     logprobs: Annotated[Int, Meta(description=f"0 to 20: beside each token's own, {LOGPROBS}")] | None = None
 
 

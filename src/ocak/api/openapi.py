@@ -5,6 +5,7 @@ Version 3.0.3, the newest that the bundled page can show: there a null is `nulla
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from ocak import __version__
 from ocak.api.errors import ErrorBody
 
 REFERENCE = "#/components/schemas/{name}"
-PATH_PARAMETER = "{id:path}"
+PATH_PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
 
 
 class Operation(NamedTuple):
@@ -37,7 +38,7 @@ def document(operations: Sequence[Operation]) -> bytes:
     _, schemas = msgspec.json.schema_components(ordered, ref_template=REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        path = operation.path.replace(PATH_PARAMETER, "{id}")
+        path = PATH_PARAMETER.sub(r"{\1}", operation.path)
         paths.setdefault(path, {})[operation.method.lower()] = _operation(operation)
     return msgspec.json.encode(
         {
@@ -87,8 +88,10 @@ def _operation(operation: Operation) -> dict[str, Any]:
         if operation.example is not None:
             content["application/json"]["example"] = operation.example
         described["requestBody"] = {"required": True, "content": content}
-    if PATH_PARAMETER in operation.path:
-        described["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if names := PATH_PARAMETER.findall(operation.path):
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
     return described
 
 

@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import typer
 import uvloop
@@ -61,6 +62,7 @@ def _http_options(server: ServerSettings) -> HttpOptions:
         max_body_bytes=server.max_body_bytes,
         allowed_hosts=server.allowed_hosts,
         cors_origins=server.cors_origins,
+        state_dir=Path(server.state_dir).expanduser().resolve() if server.state_dir else None,
     )
 
 

@@ -60,6 +60,13 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[
         int, Meta(ge=0, le=86400, description="how long running answers may take to finish at the end")
     ] = 30
+    state_dir: Annotated[
+        str,
+        Meta(
+            description="folder for conversations that callers save; none: they cannot",
+            extra={"metavar": "FOLDER", "path": True},
+        ),
+    ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="how much is logged to stderr")
     ] = "info"

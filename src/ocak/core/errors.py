@@ -6,12 +6,14 @@
     │   └── BodyTooLarge            the request's bytes exceed the limit
     ├── Unauthorized                no key, or a wrong one
     ├── ModelNotFound               no model is registered under that key
+    ├── ConversationNotFound        no conversation was saved under that name
     ├── Overloaded                  the queue is full: try again after `retry_after_s`
     ├── ModelUnavailable            the model is loading, restarting or failed
     ├── WorkerLost                  the worker ended while it held the request
     ├── GenerationFailed            the engine could not go on with this request
     ├── LoadFailed                  a worker could not load its model
     ├── ModelFileError              a model file is missing, truncated or lying
+    ├── StateFileError              a saved conversation cannot be written, read, or used here
     ├── DownloadError               a model could not be fetched whole
     └── ConfigError                 a setting is unknown, mistyped or out of range
 
@@ -58,6 +60,10 @@ class ModelNotFound(OcakError):
     code = "model_not_found"
 
 
+class ConversationNotFound(OcakError):
+    code = "conversation_not_found"
+
+
 class Overloaded(OcakError):
     code = "overloaded"
 
@@ -80,6 +86,10 @@ class LoadFailed(OcakError):
 
 class ModelFileError(OcakError):
     code = "model_file_invalid"
+
+
+class StateFileError(OcakError):
+    code = "state_file_invalid"
 
 
 class DownloadError(OcakError):

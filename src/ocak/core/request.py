@@ -198,6 +198,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     lora: str = ""  # the adapter that answers; empty: the model alone
     tenant: str = DEFAULT_TENANT
     priority: int = 0  # lower ones go first, among the tenant's own
+    family: str = ""  # the same for the answers of one request, which share their prompt while they run
     context_policy: ContextPolicy | None = None  # None: the model's
     n_keep: int | None = None  # tokens at the beginning that are never dropped; None: the model's
     constraint: Constraint | None = None  # None: any text

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ocak.core.status import EngineStats
 from ocak.engine.embedding_runner import EmbeddingRunner, Vector
-from ocak.engine.engine import Admitted, Broken
+from ocak.engine.outputs import Admitted, Broken
 from ocak.engine.runner import Aborted, Chunk, RunFailed
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep

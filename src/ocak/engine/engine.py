@@ -9,58 +9,18 @@ Invariants: every sequence that was submitted ends exactly once, by an `Ended` o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
 
-from ocak.core.events import FinishReason
 from ocak.core.status import EngineStats
 from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
+from ocak.engine.outputs import Admitted, Broken, Output, Sampled, Scored
 from ocak.engine.pacing import Pacer
-from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, NoToken, RunFailed, Runner
+from ocak.engine.runner import Aborted, CellData, Chunk, NoRoom, NoToken, RunFailed, Runner
 from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep
 from ocak.engine.speculation import Speculator
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """The sequence holds a slot for the first time."""
-
-    sequence: Sequence
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A token followed; `reason` says why it was the last one, if it was; `logprobs` are there if asked for.
-
-    `num_behind` tokens of the same answer came with it and follow.
-    """
-
-    sequence: Sequence
-    token: int
-    reason: FinishReason | None
-    logprobs: Logprobs | None
-    num_behind: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The sequence cannot go on."""
-
-    sequence: Sequence
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The log-probabilities of the prompt's next tokens are known, from its second one on."""
-
-    sequence: Sequence
-    logprobs: tuple[Logprobs, ...]
-
-
-Output = Admitted | Scored | Sampled | Broken
 
 
 class Engine:
@@ -147,7 +107,8 @@ class Engine:
         sequence = batch.rows[0][0]
         if not sequence.is_scored:
             return []
-        context = self._scheduler.limits.context if sequence.window is None else sequence.window.context
+        # Without a window the token that fills the context is the last.
+        context = self._scheduler.limits.context - 1 if sequence.window is None else sequence.window.context
         spare = min(self._scheduler.slots.cells.num_free, self._scheduler.limits.batch_tokens) - 1
         return self._speculator.guess(sequence, min(spare, context - len(sequence.tokens)))
 
@@ -269,6 +230,41 @@ class Engine:
         for sequence, _ in batch.rows:
             self.finish(sequence, "nothing")
         return [Broken(sequence, message) for sequence, _ in batch.rows]
+
+    def export(self, root: Hashable, tokens: list[int]) -> tuple[int, CellData]:
+        """Return how many of the tokens are computed and cached, and cells that begin with them.
+
+        Raises `RunFailed`, `MemoryError`.
+        """
+        slots = self._scheduler.slots
+        prefix = slots.held_prefix(root, tokens)
+        if not prefix.length:
+            return 0, b""
+        if slots.is_saved(prefix.holder):
+            return prefix.length, self._runner.saved_data(prefix.holder)
+        key = slots.new_key()
+        self._runner.save(prefix.holder, key)
+        data = self._runner.saved_data(key)
+        self._runner.forget(key)
+        return prefix.length, data
+
+    def adopt(self, root: Hashable, tokens: list[int], data: CellData) -> bool:
+        """Cache a prefix whose cells were exported before; return whether there was room. Raises `RunFailed`."""
+        slots = self._scheduler.slots
+        slot, moves = slots.adopt(root, tokens)
+        self._make(moves)
+        if slot is None:
+            return False
+        key = slots.new_key()
+        self._runner.put_data(key, data)
+        try:
+            self._runner.restore(key, slot, len(tokens))
+        except RunFailed:
+            self._make(slots.drop(slot))
+            raise
+        finally:
+            self._runner.forget(key)
+        return True
 
     def stats(self, busy_s: float = 0.0) -> EngineStats:
         """A snapshot; `busy_s` is the caller's measure of its time with the engine."""

@@ -43,6 +43,9 @@ class Logprobs:
     rank: int = 0  # how many tokens are at least as likely as the one there; 0: not told
 
 
+CellData = bytes | memoryview  # cells in a form of the runner's own
+
+
 class NoToken(Exception):
     """No token may follow in one sequence: it cannot go on, the others of its batch can."""
 
@@ -118,6 +121,14 @@ class Runner(Protocol):
         """Give the slot, which holds nothing, the first cells of those saved under the key. Raises `RunFailed`."""
         ...
 
+    def saved_data(self, key: int) -> CellData:
+        """Return what was saved under the key; it outlives the key."""
+        ...
+
+    def put_data(self, key: int, data: CellData) -> None:
+        """Have `data` be what was saved under the key; whether it fits the model, `restore` finds out."""
+        ...
+
     def forget(self, key: int) -> None:
         """Free what was saved under the key, if anything was."""
         ...
@@ -152,6 +163,7 @@ class FakeRunner:
     num_vocab: int = 97
     num_cells: int | None = None
     shares_cells: bool = False
+    takes_parts: bool = True  # else cells are taken off or over all at once
     cells: dict[int, list[FakeCell]] = field(default_factory=dict)
     saved: dict[int, list[FakeCell]] = field(default_factory=dict)
     adapter: str = ""
@@ -206,6 +218,7 @@ class FakeRunner:
         self.num_aborts += 1
 
     def trim(self, slot: int, keep: int) -> None:
+        assert self.takes_parts or keep in (0, len(self.cells.get(slot, []))), "a part of what only goes whole"
         self.cells[slot] = self.cells.pop(slot, [])[:keep]
         if not self.cells[slot]:
             del self.cells[slot]
@@ -221,6 +234,7 @@ class FakeRunner:
     def copy(self, source: int, slot: int, count: int) -> None:
         assert not self.cells.get(slot), "a copy into a slot that holds something"
         assert 0 < count <= len(self.cells[source]), "a copy of what is not there"
+        assert self.takes_parts or count == len(self.cells[source]), "a part of what only goes whole"
         copied = self.cells[source][:count]
         self.cells[slot] = copied if self.shares_cells else [replace(cell) for cell in copied]
 
@@ -232,6 +246,12 @@ class FakeRunner:
         assert not self.cells.get(slot), "restored into a slot that holds something"
         assert 0 < count <= len(self.saved[key])
         self.cells[slot] = [replace(cell) for cell in self.saved[key][:count]]
+
+    def saved_data(self, key: int) -> CellData:
+        return repr([cell.token for cell in self.saved[key]]).encode()
+
+    def put_data(self, key: int, data: CellData) -> None:
+        self.saved[key] = [FakeCell(int(token)) for token in bytes(data).strip(b"[]").split(b",")]
 
     def forget(self, key: int) -> None:
         self.saved.pop(key, None)

@@ -18,7 +18,8 @@ from ocak.engine.moves import Move
 from ocak.engine.padding import gaps, neighbours, reach, tiled
 from ocak.engine.runner import MOST_SCORED
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Keep, Prefix, Reuse, SlotLimits, Slots
+from ocak.engine.slot_limits import Reuse, SlotLimits
+from ocak.engine.slots import Keep, Prefix, Slots
 from ocak.engine.turns import Turn, Turns
 from ocak.engine.waiting import Waiting
 

@@ -22,11 +22,13 @@ class Awaited:
 
     sequence: Sequence
     length: int
+    num_dropped: int  # of the sequence by then: a shift makes another prefix of it
 
     @property
     def is_coming(self) -> bool:
         sequence = self.sequence
-        return sequence.slot is not None and not sequence.has_shifted and sequence.num_computed < self.length
+        is_same = sequence.slot is not None and sequence.num_dropped == self.num_dropped
+        return is_same and sequence.num_computed < self.length
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +44,7 @@ class Sequence:
     priority: int = 0  # lower ones go first, among the tenant's own
     adapter: str = ""  # that computes it; empty: the model alone
     root: Hashable = None  # the adapter's too; prefixes are shared under the same root alone
+    family: str = ""  # of a request's several answers, which share their prompt even where nothing else is shared
     num_logprobs: int | None = None  # of the likeliest to tell beside each token's own; None: nothing at all
     rules: TokenRules = NO_RULES
     num_prompt_logprobs: int | None = None  # the same for the prompt's tokens
@@ -58,6 +61,7 @@ class Sequence:
     turn: int = 0  # the order in which sequences were admitted
     prefill_turn: int = 0  # likewise, but a prompt that shifts goes behind those admitted meanwhile
     awaited: Awaited | None = None  # a prefix that another is computing
+    stops: set[int] = field(default_factory=set)  # lengths at which others wait to take it over
     is_finished: bool = False
 
     def __post_init__(self) -> None:
@@ -88,11 +92,11 @@ class Sequence:
         return range(max(start, self.num_scored), max(start, min(end, self.num_prompt - 1)))
 
     def most_tokens(self, num_scores: int) -> int:
-        """How many pending tokens may be computed if no more than so many rows can be scored."""
+        """How many pending tokens one chunk may hold if no more than so many rows can be scored."""
         first = max(self.num_computed, self.num_scored)
         if self.is_scored or self.num_prompt - 1 - first <= num_scores:
-            return self.num_next
-        return first + num_scores - self.num_computed
+            return self.num_to_stop
+        return min(first + num_scores - self.num_computed, self.num_to_stop)
 
     @property
     def num_wanted(self) -> int:
@@ -103,6 +107,12 @@ class Sequence:
     def num_next(self) -> int:
         """Pending tokens that can be computed before a shift."""
         return self.num_wanted - self.num_computed
+
+    @property
+    def num_to_stop(self) -> int:
+        """Those of them that come before a length at which others take them over."""
+        ahead = [stop for stop in self.stops if stop > self.num_computed]
+        return min([*ahead, self.num_wanted]) - self.num_computed
 
     @property
     def is_full(self) -> bool:

@@ -2,7 +2,8 @@
 
 A slot that a sequence has left keeps its cells as a cached prefix until the slot or its cells are needed; the
 least recently used goes first. A new sequence starts from the longest prefix that any slot of its tenant holds,
-running or cached.
+running or cached. Where nothing is kept, the answers of one request still share their prompt while they run.
+Who waits for a prefix takes it over the moment it is there; a holder that cannot give parts stops there.
 What an answer that ended by itself leaves is saved to host memory before its slot is used otherwise, within a
 budget, and comes back when it is asked for again: copying is quicker than computing.
 Invariants: a slot has at most one sequence; the account of cells and the tree agree with what every slot holds;
@@ -11,6 +12,7 @@ what is saved is within its budget.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -19,26 +21,13 @@ from ocak.engine.cells import Cells, SplitCells, UnifiedCells
 from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.prefix_tree import PrefixTree
 from ocak.engine.sequence import Awaited, Sequence
+from ocak.engine.slot_limits import SlotLimits
 
-Reuse = Literal["parts", "wholes"]  # whether a model's cells can be taken off the end of a sequence
 Keep = Literal["nothing", "slot", "host"]  # of a sequence that ends: how far its cells may live on
 WORTH_WAITING = 16  # tokens that another sequence is about to compute
 WORTH_COPYING = 32  # tokens
 WORTH_SAVING = 64  # tokens; fewer are computed as soon as copied twice
 MOST_SAVED = 512  # prefixes, so that a search stays quick
-
-
-@dataclass(frozen=True, slots=True)
-class SlotLimits:
-    num_slots: int  # sequence ids that llama.cpp knows
-    num_cells: int
-    shares_cells: bool = False  # a copy takes no cells (the unified layout)
-    reuse: Reuse = "parts"
-    keeps_prefixes: bool = False  # for others, when a sequence ends
-    moves_cells: bool = (
-        True  # a shift leaves what was computed behind the tokens that go; else it is computed again
-    )
-    host_tokens: int = 0  # the budget of saved prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +68,38 @@ class Slots:
 
     def longest_prefix(self, sequence: Sequence) -> Prefix | None:
         """Return the best start for a sequence; None if it is worth waiting for one that is being computed."""
-        if not self.limits.keeps_prefixes:
+        if not (self.limits.keeps_prefixes or sequence.family):
             return NO_PREFIX
         if sequence.awaited is not None and sequence.awaited.is_coming:
             return None
         best, coming = NO_PREFIX, NO_PREFIX
-        for holder, common in self._tree.match(sequence.root, sequence.tokens, sequence.num_reusable).items():
+        root = self._root(sequence)
+        for holder, common in self._tree.match(root, sequence.tokens, sequence.num_reusable).items():
             held = self._saved.get(holder) or self.cells.length(holder)
             length = min(common, held) if self.limits.reuse == "parts" or held <= common else 0
             if length > best.length or (length == best.length > 0 and holder in self._cached):
                 best = Prefix(holder, length)
-            if common > coming.length and holder in self.running and self.limits.reuse == "parts":
+            if common > coming.length and self._will_hold(holder, common):
                 coming = Prefix(holder, common)
-        if coming.length - best.length >= WORTH_WAITING:
-            sequence.awaited = Awaited(self.running[coming.holder], coming.length - WORTH_WAITING + 1)
+        if coming.length - best.length >= WORTH_WAITING and self._is_worth_it(coming):
+            sequence.awaited = self._await(coming)
             return None
         return best if self._is_worth_it(best) else NO_PREFIX
+
+    def _will_hold(self, holder: int, length: int) -> bool:
+        """Whether a running sequence's first so many cells can be taken over now or later."""
+        if holder not in self.running:
+            return False
+        return self.limits.reuse == "parts" or self.running[holder].num_computed < length
+
+    def _await(self, coming: Prefix) -> Awaited:
+        holder = self.running[coming.holder]
+        if self.limits.reuse != "parts":
+            holder.stops.add(coming.length)
+        return Awaited(holder, coming.length, holder.num_dropped)
+
+    def _root(self, sequence: Sequence) -> Hashable:
+        return sequence.root if self.limits.keeps_prefixes else (sequence.root, sequence.family)
 
     def _is_worth_it(self, prefix: Prefix) -> bool:
         return self.limits.shares_cells or prefix.length >= WORTH_COPYING or self._is_own(prefix, prefix.holder)
@@ -111,7 +116,7 @@ class Slots:
         sequence.slot = slot
         sequence.num_computed = prefix.length
         self.running[slot] = sequence
-        self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_shared])
+        self._tree.insert(slot, self._root(sequence), sequence.tokens[: sequence.num_shared])
         return moves
 
     def release(self, sequence: Sequence, keep: Keep = "host") -> list[Move]:
@@ -121,7 +126,7 @@ class Slots:
         sequence.slot = None
         length = sequence.num_exact
         if keep == "nothing" or not self.limits.keeps_prefixes or not length:
-            return self._drop(slot)
+            return self.drop(slot)
         self._tree.insert(slot, sequence.root, sequence.tokens[:length])
         self._cached[slot] = keep
         return self.trim(slot, length)
@@ -143,7 +148,7 @@ class Slots:
             self.cells.trim(slot, keep)
             sequence.num_computed = keep
         sequence.has_shifted = can_move
-        self._tree.insert(slot, sequence.root, sequence.tokens[: sequence.num_shared])
+        self._tree.insert(slot, self._root(sequence), sequence.tokens[: sequence.num_shared])
         return [Shift(slot, keep, count) if can_move else Trim(slot, keep)]
 
     def rewind(self, sequence: Sequence) -> Move:
@@ -168,6 +173,41 @@ class Slots:
         sequence.num_cached = 0
         return [self.forget(key), Trim(slot, 0)]
 
+    def held_prefix(self, root: Hashable, tokens: list[int]) -> Prefix:
+        """Return the most that a slot or a saved prefix has of the tokens, to be kept elsewhere."""
+        best = NO_PREFIX
+        for holder, common in self._tree.match(root, tokens).items():
+            held = self._saved.get(holder) or self.cells.length(holder)
+            length = min(common, held) if self.limits.reuse == "parts" or held <= common else 0
+            if length > best.length:
+                best = Prefix(holder, length)
+        return best
+
+    def is_saved(self, holder: int) -> bool:
+        return holder in self._saved
+
+    def adopt(self, root: Hashable, tokens: list[int]) -> tuple[int | None, list[Move]]:
+        """Take a slot for tokens that were computed elsewhere, None if there is no room for them now.
+
+        Return it and what is to be made first; the cells themselves are the caller's to bring.
+        """
+        if len(self.running) == self.limits.num_slots:
+            return None, []
+        moves: list[Move] = []
+        while self._cached and self.cells.num_free < len(tokens):
+            moves += self.evict()
+        slot = self._choose(NO_PREFIX)
+        moves += [*self._save(slot), *self.drop(slot)]
+        if self.cells.num_free < len(tokens):
+            return None, moves
+        self.cells.append(slot, len(tokens))
+        self._tree.insert(slot, root, tokens)
+        self._cached[slot] = "host"
+        return slot, moves
+
+    def new_key(self) -> int:
+        return next(self._keys)
+
     def grow(self, slot: int, count: int) -> None:
         """Note that so many cells were added to the slot."""
         self.cells.append(slot, count)
@@ -175,7 +215,7 @@ class Slots:
     def evict(self) -> list[Move]:
         """Drop the cached prefix that was not used for the longest time; nothing if there is none."""
         oldest = next(iter(self._cached), None)
-        return [] if oldest is None else [*self._save(oldest), *self._drop(oldest)]
+        return [] if oldest is None else [*self._save(oldest), *self.drop(oldest)]
 
     def _choose(self, prefix: Prefix) -> int:
         """The slot for a new sequence: the prefix's own if it holds little more, an empty one, or the oldest."""
@@ -239,7 +279,8 @@ class Slots:
         self.cells.trim(slot, keep)
         return [Trim(slot, keep)]
 
-    def _drop(self, slot: int) -> list[Move]:
+    def drop(self, slot: int) -> list[Move]:
+        """Give up what the slot holds."""
         self._cached.pop(slot, None)
         self._tree.remove(slot)
         return self.trim(slot, 0)

@@ -9,6 +9,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from itertools import count
+from typing import Protocol
+
+import msgspec
 
 from ocak.core.embedding import Embedded, EmbedEvent, EmbedRequest
 from ocak.core.errors import GenerationFailed, LoadFailed, OcakError, WorkerLost, from_wire
@@ -16,7 +19,6 @@ from ocak.core.events import Event, Finished, Started
 from ocak.core.request import GenerateRequest, Prompt
 from ocak.core.status import EngineStats, ModelInfo
 from ocak.fleet.policy import Pulse
-from ocak.fleet.process import WorkerProcess
 from ocak.worker.messages import (
     Cancel,
     Detokenize,
@@ -32,17 +34,46 @@ from ocak.worker.messages import (
     Refused,
     Rejected,
     Reply,
+    RestoreState,
+    SaveState,
     Submit,
     Tokenize,
 )
 
 Arrival = Event | Embedded | Failed | Reply | OcakError
+Call = Tokenize | Detokenize | SaveState | RestoreState
 
 MIXED_UP = "the worker mixed up two answers"
 
 
+class Channel(Protocol):
+    """The way to a worker."""
+
+    def send(self, message: msgspec.Struct) -> None: ...
+
+    async def receive(self) -> FromWorker:
+        """Return the next message, or raise `ChannelClosed`."""
+        ...
+
+
+class Process(Protocol):
+    """Where a worker lives."""
+
+    @property
+    def channel(self) -> Channel: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    def kill(self) -> None: ...
+
+    async def end(self) -> str:
+        """End the worker; return how it ended, in words."""
+        ...
+
+
 class Connection:
-    def __init__(self, process: WorkerProcess) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
         self._handles = count(1)
         self._inboxes: dict[int, asyncio.Queue[Arrival]] = {}
@@ -147,6 +178,16 @@ class Connection:
         handle, inbox = self._open()
         return (await self._call(Detokenize(handle, tokens), handle, inbox)).text
 
+    async def save_state(self, path: str, prompt: Prompt, tenant: str, cache_salt: str = "") -> int:
+        """Write what is cached of the prompt to a file; return the number of its tokens."""
+        handle, inbox = self._open()
+        return (await self._call(SaveState(handle, path, prompt, tenant, cache_salt), handle, inbox)).count
+
+    async def restore_state(self, path: str, tenant: str, cache_salt: str = "") -> int:
+        """Cache what is in a file; return the number of its tokens."""
+        handle, inbox = self._open()
+        return (await self._call(RestoreState(handle, path, tenant, cache_salt), handle, inbox)).count
+
     def excuse(self) -> None:
         """Begin the silence anew: the worker may have spoken while nobody listened."""
         self._heard_at = time.monotonic()
@@ -168,7 +209,7 @@ class Connection:
         inbox = self._inboxes[handle] = asyncio.Queue()
         return handle, inbox
 
-    async def _call(self, call: Tokenize | Detokenize, handle: int, inbox: asyncio.Queue[Arrival]) -> Reply:
+    async def _call(self, call: Call, handle: int, inbox: asyncio.Queue[Arrival]) -> Reply:
         self._process.channel.send(call)
         try:
             match await inbox.get():

@@ -48,11 +48,15 @@ SHOWN_NAME = 200  # characters of an unknown model's name in the message
 
 
 class ModelProvider(Provider, Protocol):
-    """A provider that also lends its tokenizer and tells its state."""
+    """A provider that also lends its tokenizer, saves conversations and tells its state."""
 
     async def tokenize(self, prompt: Prompt, *, add_special: bool) -> tuple[int, ...]: ...
 
     async def detokenize(self, tokens: tuple[int, ...]) -> str: ...
+
+    async def save_state(self, path: str, prompt: Prompt, tenant: str, cache_salt: str) -> int: ...
+
+    async def restore_state(self, path: str, tenant: str, cache_salt: str) -> int: ...
 
     def status(self) -> ModelStatus: ...
 

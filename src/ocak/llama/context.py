@@ -19,7 +19,7 @@ from ocak.core.errors import LoadFailed
 from ocak.core.rope import RopeOptions
 from ocak.engine.padding import TILE
 from ocak.engine.runner import MOST_SCORED, Aborted, Chunk, NoRoom, RunFailed
-from ocak.engine.slots import Reuse
+from ocak.engine.slot_limits import Reuse
 from ocak.engine.speculation import MOST_GUESSES
 from ocak.llama import library
 from ocak.llama.model import LlamaModel

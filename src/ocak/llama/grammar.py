@@ -139,6 +139,10 @@ class GrammarCompiler:
         """Whether the model has a token that ends an answer, and a vocabulary that llguidance reads."""
         return self._tokenizer is not None
 
+    def close(self) -> None:
+        """End the threads; no answer in a form may be under way."""
+        self._pool.shutdown(cancel_futures=True)
+
     def compile(self, source: str) -> LlamaGrammar:
         """Compile what llguidance reads: Lark, or its JSON form. Raises `GrammarError`."""
         assert self._tokenizer is not None, "there is none to compile for"

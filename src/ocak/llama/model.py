@@ -29,7 +29,8 @@ class WeightOptions:
 class LlamaModel:
     """Weights in memory. `close()` frees them; every context of the model must be closed before."""
 
-    def __init__(self, path: str, options: WeightOptions, on_progress: Callable[[float], None]) -> None:
+    def __init__(self, path: str, options: WeightOptions, on_progress: Callable[[float], object]) -> None:
+        """Load; `on_progress` gives the load up by returning False. Raises `LoadFailed`."""
         self._overrides: OverrideArray = override_array(options.tensor_overrides)  # llama.cpp keeps its address
         self._callback = c.llama_progress_callback(lambda progress, _data: _tell(on_progress, progress))
         self.pointer = c.llama_model_load_from_file(os.fsencode(path), self._params(options))
@@ -107,6 +108,5 @@ LOAD_MODES = {  # (mmap, mlock) -> llama_load_mode
 }
 
 
-def _tell(on_progress: Callable[[float], None], progress: float) -> bool:
-    on_progress(progress)
-    return True
+def _tell(on_progress: Callable[[float], object], progress: float) -> bool:
+    return on_progress(progress) is not False

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tiled
 from ocak.engine.rules import NO_RULES, TokenRules
-from ocak.engine.runner import Chunk, Logprobs, NoRoom, NoToken
+from ocak.engine.runner import CellData, Chunk, Logprobs, NoRoom, NoToken
 from ocak.llama.adapters import LlamaAdapters
 from ocak.llama.affinity import Team
 from ocak.llama.context import LlamaContext, Output
@@ -25,7 +25,12 @@ class LlamaRunner:
     """Implements `engine.runner.Runner`. Used by one thread."""
 
     def __init__(
-        self, context: LlamaContext, vocabulary: Vocabulary, adapters: LlamaAdapters | None = None
+        self,
+        context: LlamaContext,
+        vocabulary: Vocabulary,
+        adapters: LlamaAdapters | None = None,
+        *,
+        holds_cores: bool = True,
     ) -> None:
         self._context = context
         self._adapters = adapters
@@ -35,7 +40,7 @@ class LlamaRunner:
         self._saved: dict[int, NDArray[np.uint8]] = {}
         self._times = RowTimes()
         self._threads = ThreadCount(context.threads)
-        self._team = Team(context.threads)
+        self._team = Team(context.threads if holds_cores else 0)
         self._outputs: list[Output] = []  # where the last run's logits are
         self.decode_s = 0.0
 
@@ -96,6 +101,12 @@ class LlamaRunner:
     def restore(self, key: int, slot: int, count: int) -> None:
         self._context.restore(slot, self._saved[key])
         self.trim(slot, count)
+
+    def saved_data(self, key: int) -> CellData:
+        return self._saved[key].data
+
+    def put_data(self, key: int, data: CellData) -> None:
+        self._saved[key] = np.frombuffer(data, np.uint8)
 
     def forget(self, key: int) -> None:
         self._saved.pop(key, None)

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from zlib import crc32
 
 from ocak.core.embedding import Embedded, EmbedEvent, EmbedRequest, Pair
-from ocak.core.errors import ContextLengthExceeded, InvalidRequest, OcakError
+from ocak.core.errors import ContextLengthExceeded, InvalidRequest, OcakError, StateFileError
 from ocak.core.events import (
     Delta,
     Event,
@@ -113,6 +113,12 @@ class EchoProvider:
         if unknown is not None:
             raise InvalidRequest(f"token {unknown} is not in the vocabulary", param="tokens")
         return "".join(self._words[token] for token in tokens)
+
+    async def save_state(self, path: str, prompt: Prompt, tenant: str, cache_salt: str) -> int:
+        raise StateFileError("an echo has nothing to save")
+
+    async def restore_state(self, path: str, tenant: str, cache_salt: str) -> int:
+        raise StateFileError("an echo has nothing to restore")
 
     def status(self) -> ModelStatus:
         return ModelStatus(

@@ -64,6 +64,14 @@ class LocalProvider:
         worker = await self._fleet.ready(self._key, wait_s=WAIT_READY_S)
         return await worker.detokenize(tokens)
 
+    async def save_state(self, path: str, prompt: Prompt, tenant: str, cache_salt: str) -> int:
+        worker = await self._fleet.ready(self._key, wait_s=WAIT_READY_S)
+        return await worker.save_state(path, prompt, tenant, cache_salt)
+
+    async def restore_state(self, path: str, tenant: str, cache_salt: str) -> int:
+        worker = await self._fleet.ready(self._key, wait_s=WAIT_READY_S)
+        return await worker.restore_state(path, tenant, cache_salt)
+
     def status(self) -> ModelStatus:
         return msgspec.structs.replace(
             self._fleet.replica(self._key).status(),

@@ -2,13 +2,12 @@
 
 One hand-over to the socket's loop per step, whatever the number of requests. Everything that an answer needs
 (its sequence, its text) belongs to this thread.
-Invariant: every answer that was started gets one `Finished`, `Embedded` or `Failed`, unless it was cancelled.
+Invariant: every answer that was started gets one `Finished`, `Embedded` or `Failed`, unless it was cancelled or
+the loop was stopped.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import queue
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from ocak.core.errors import GenerationFailed, to_wire
 from ocak.core.events import Delta, Finished, FinishReason, PromptScored, Started, TokenLogprob
 from ocak.core.status import EngineStats
 from ocak.engine.embedder import EmbeddedOutput, EmbedderOutput
-from ocak.engine.engine import Admitted, Broken, Output, Sampled, Scored
+from ocak.engine.outputs import Admitted, Broken, Output, Sampled, Scored
 from ocak.engine.runner import Logprobs
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep
@@ -30,8 +29,6 @@ from ocak.worker.messages import Events, Failed, RequestEvent
 from ocak.worker.prompt_logprobs import PromptReport
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
-
-logger = logging.getLogger("ocak.worker")
 
 CHECK_EVERY_S = 60.0  # the invariants, when idle: milliseconds, tens of them with very many cells
 
@@ -71,6 +68,9 @@ class Answer:
     num_unsent: int = field(default=0, init=False)  # tokens whose text has not gone out yet
 
 
+Command = Answer | int | Callable[[], None] | None  # an int cancels an answer, None stops
+
+
 class EngineLoop:
     def __init__(
         self,
@@ -83,7 +83,8 @@ class EngineLoop:
         self._piece = piece
         self._publish = publish
         self._watch = watch
-        self._commands: queue.SimpleQueue[Answer | int] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._is_stopped = False
         self._answers: dict[int, Answer] = {}
         self._busy_s = 0.0
         self._checked_at = 0.0
@@ -97,21 +98,26 @@ class EngineLoop:
         self._commands.put(handle)
         self._engine.abort(handle)
 
+    def call(self, work: Callable[[], None]) -> None:
+        """Have something done between two steps; from any thread. It must not raise."""
+        self._commands.put(work)
+
+    def stop(self) -> None:
+        """Have `run` return after the step that runs now; from any thread."""
+        self._commands.put(None)
+
     def run(self) -> None:
-        """Serve for as long as the process lives."""
-        try:
-            while True:
-                self._wait_for_work()
-                started = time.perf_counter()
-                if self._take_commands():
-                    self._tell_front([])
-                if self._engine.has_work and (events := self._step()):
-                    self._tell_front(events)
-                self._busy_s += time.perf_counter() - started
-        except Exception:
-            # The boundary of the thread: without it the worker is of no use, and the fleet starts another.
-            logger.exception("the engine stopped")
-            os._exit(70)
+        """Serve until `stop`; what runs then is dropped without a word."""
+        while not self._is_stopped:
+            self._wait_for_work()
+            started = time.perf_counter()
+            if self._take_commands():
+                self._tell_front([])
+            if self._engine.has_work and (events := self._step()):
+                self._tell_front(events)
+            self._busy_s += time.perf_counter() - started
+        for handle in list(self._answers):
+            self._forget(handle)
 
     def _wait_for_work(self) -> None:
         """Sleep until a command comes, and apply it: the order of commands is kept."""
@@ -129,9 +135,15 @@ class EngineLoop:
             has_freed |= self._apply(self._commands.get())
         return has_freed
 
-    def _apply(self, command: Answer | int) -> bool:
+    def _apply(self, command: Command) -> bool:
+        if command is None:
+            self._is_stopped = True
+            return False
         if isinstance(command, int):
             return self._forget(command)
+        if not isinstance(command, Answer):
+            command()
+            return True
         self._answers[command.sequence.id] = command
         self._engine.submit(command.sequence)
         return False

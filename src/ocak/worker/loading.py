@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ocak.engine.scheduler import SchedulerLimits
 from ocak.llama import library
 from ocak.llama.adapters import LlamaAdapters
 from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
+from ocak.llama.embedding import EmbeddingContext
 from ocak.llama.grammar import GrammarCompiler
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.runner import LlamaRunner
@@ -55,11 +57,19 @@ class LoadedModel:
     info: ModelInfo
     samplers: SamplerFactory
     rules: ContextRules
+    context: LlamaContext | EmbeddingContext
     grammars: GrammarCompiler | None = None  # None: it writes no text
     embedding: EmbeddingWork | None = None  # instead of text
 
+    def close(self) -> None:
+        """Free it all, adapters too; nothing of it may be used any more."""
+        if self.grammars is not None:
+            self.grammars.close()
+        self.context.close()
+        self.model.close()
 
-def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stopwatch) -> LoadedModel:
+
+def load(options: LoadOptions, on_progress: Callable[[float], object], watch: Stopwatch) -> LoadedModel:
     """Load the model and run it once, so that the first request pays for nothing. Raises `LoadFailed`."""
     started = time.perf_counter()
     file = read_model(Path(options.path))
@@ -69,9 +79,25 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
     library.initialise()
     weights = WeightOptions(options.gpu_layers, options.mmap, options.mlock, options.tensor_overrides)
     model = LlamaModel(options.path, weights, on_progress)
-    if pooling is not None:
-        loaded = _load_embedder(model, file.header, pooling, options)
-        return replace(loaded, info=msgspec.structs.replace(loaded.info, load_s=time.perf_counter() - started))
+    with _freed_on_failure(model):
+        if pooling is None:
+            loaded = _load_writer(model, file.header, options, watch)
+        else:
+            loaded = _load_embedder(model, file.header, pooling, options)
+    return replace(loaded, info=msgspec.structs.replace(loaded.info, load_s=time.perf_counter() - started))
+
+
+@contextmanager
+def _freed_on_failure(part: LlamaModel | LlamaContext | EmbeddingContext) -> Iterator[None]:
+    """A process that loads another model after this one needs the memory."""
+    try:
+        yield
+    except BaseException:
+        part.close()
+        raise
+
+
+def _load_writer(model: LlamaModel, header: GgufHeader, options: LoadOptions, watch: Stopwatch) -> LoadedModel:
     if not model.can_generate:
         raise LoadFailed(f"{options.path} is no text-generation model (architecture {model.architecture})")
     template = _template(options, model, watch)
@@ -80,18 +106,19 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
     sizes = context_options(options, model.trained_context)
     adapters = LlamaAdapters(model, options.lora)
     context = LlamaContext(model, sizes)
-    runner = LlamaRunner(context, model.vocabulary, adapters)
-    _warm_up(runner, context, sizes, adapters.names)
-    # A sequence that cannot lose its end cannot lose its middle either.
-    can_shift = context.reuse == "parts"
-    rules = context_rules(sizes.context, options.context_policy, options.n_keep, can_shift=can_shift)
+    with _freed_on_failure(context):
+        runner = LlamaRunner(context, model.vocabulary, adapters, holds_cores=options.holds_cores)
+        _warm_up(runner, context, sizes, adapters.names)
+        # A sequence that cannot lose its end cannot lose its middle either.
+        can_shift = context.reuse == "parts"
+        rules = context_rules(sizes.context, options.context_policy, options.n_keep, can_shift=can_shift)
     gpu = library.gpu_device() if options.gpu_layers != 0 else None
     info = ModelInfo(
         architecture=model.architecture,
         name=model.name,
         num_parameters=model.num_parameters,
         weights_bytes=model.weights_bytes,
-        kv_bytes=kv_bytes(file.header, KvSettings(sizes.kv_cells, options.kv_type, options.kv_type)),
+        kv_bytes=kv_bytes(header, KvSettings(sizes.kv_cells, options.kv_type, options.kv_type)),
         cache_ram_bytes=_cache_ram(options, context, sizes),
         vocabulary=model.vocabulary.size,
         context=sizes.context,
@@ -105,18 +132,18 @@ def load(options: LoadOptions, on_progress: Callable[[float], None], watch: Stop
         has_infill=model.vocabulary.infill is not None,
         gpu=gpu,
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
-        load_s=time.perf_counter() - started,
+        load_s=0.0,
         lora=adapters.names,
         tool_format=chat.tool_format if chat else None,
         reasoning_format=chat.reasoning_format if chat else None,
     )
     engine = _engine(runner, context, sizes, options, info)
     grammars = GrammarCompiler(model.vocabulary)
-    return LoadedModel(model, engine, prompts, info, runner.samplers, rules, grammars)
+    return LoadedModel(model, engine, prompts, info, runner.samplers, rules, context, grammars)
 
 
 def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, options: LoadOptions) -> LoadedModel:
-    """As `load`, for a model that gives vectors or scores."""
+    """As `_load_writer`, for a model that gives vectors or scores."""
     if options.lora:
         raise LoadFailed("adapters need a model that writes text, and this one embeds; leave --lora out")
     sizes = context_options(msgspec.structs.replace(options, kv_cells=0), model.trained_context)
@@ -127,7 +154,8 @@ def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, opti
     prompts = PromptReader(model.vocabulary, None)
     work = embedding_work(prompts, model, info)
     rules = context_rules(info.context, "error", 0, can_shift=False)
-    return LoadedModel(model, engine, prompts, info, SamplerFactory(model.vocabulary), rules, embedding=work)
+    samplers = SamplerFactory(model.vocabulary)
+    return LoadedModel(model, engine, prompts, info, samplers, rules, context, embedding=work)
 
 
 def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:

@@ -1,12 +1,15 @@
 """What the front and a worker say to each other, as length-prefixed MessagePack.
 
-The front speaks first: one `Load`; then `Submit`, `Embed`, `Cancel`, `Tokenize`, `Detokenize` in any order. The
-worker answers `Loading` (progress) and `Loaded` or `Rejected`; then `Events` (all that one engine step produced,
-for every request, in one frame), `Reply` to each call, `Refused` for what cannot be served, and a `Heartbeat`
-twice a second. The end of the socket ends the worker; the end of the worker ends the socket.
+The front speaks first: one `Load`; then `Submit`, `Embed`, `Cancel` and calls (`Tokenize`, `Detokenize`,
+`SaveState`, `RestoreState`) in any order. The worker answers `Loading` (progress) and `Loaded` or `Rejected`; then
+`Events` (all that one engine step produced, for every request, in one frame), `Reply` to each call, `Refused` for
+what cannot be served, and a `Heartbeat` twice a second. The end of the socket ends the worker; the end of the
+worker ends the socket.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import msgspec
 
@@ -36,6 +39,7 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     step_target_s: float = 0.2  # the gap between two tokens should not be longer while prompts are computed
     speculation: str = "lookup"  # guesses ahead while one sequence decodes alone; or "off"
     threads: int = 0  # 0: every core
+    holds_cores: bool = True  # threads may be held to a core each: the process has no others that work
     gpu_layers: int = -1  # -1: all, if a GPU is there
     kv_offload: bool = True
     kv_type: str = "f16"
@@ -85,6 +89,25 @@ class Detokenize(msgspec.Struct, frozen=True, tag=True):
     tokens: tuple[int, ...]
 
 
+class SaveState(msgspec.Struct, frozen=True, tag=True):
+    """Write what is cached of a prompt to a file; the answer is a `Reply` with the number of its tokens."""
+
+    handle: int
+    path: str
+    prompt: Prompt
+    tenant: str
+    cache_salt: str = ""
+
+
+class RestoreState(msgspec.Struct, frozen=True, tag=True):
+    """Cache what is in a file; the answer is a `Reply` with the number of its tokens."""
+
+    handle: int
+    path: str
+    tenant: str
+    cache_salt: str = ""
+
+
 # worker to front
 
 
@@ -115,15 +138,16 @@ class Events(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reply(msgspec.Struct, frozen=True, tag=True):
-    """The answer to one `Tokenize` (tokens) or `Detokenize` (text)."""
+    """The answer to one `Tokenize` (tokens), `Detokenize` (text), `SaveState` or `RestoreState` (count)."""
 
     handle: int
     tokens: tuple[int, ...] = ()
     text: str = ""
+    count: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """A `Submit`, `Embed`, `Tokenize` or `Detokenize` that never reached the engine, and why."""
+    """A request or a call that never reached the engine, and why."""
 
     handle: int
     error: WireError
@@ -137,5 +161,17 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     rss_bytes: int
 
 
-ToWorker = Load | Submit | Embed | Cancel | Tokenize | Detokenize
+ToWorker = Load | Submit | Embed | Cancel | Tokenize | Detokenize | SaveState | RestoreState
 FromWorker = Loading | Loaded | Rejected | Events | Reply | Refused | Heartbeat
+
+
+class Front(Protocol):
+    """A worker's way to the front."""
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Queue one message; it is dropped once the front has gone."""
+        ...
+
+    async def receive(self) -> ToWorker:
+        """Return the next message, or raise `ChannelClosed`."""
+        ...

@@ -1,19 +1,19 @@
 """A worker's main loop: reads what the front wants, prepares prompts beside the loop, and sends what happens.
 
 Knows the socket and the threads; the tokens belong to the engine's thread. The end of the socket is the end of
-the process: nothing outlives the front.
+the process: nothing outlives the front. Where both live in one process, `close` gives everything back instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Coroutine, Iterator
+import os
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import NoReturn
 
-import msgspec
 import psutil
 
 from ocak.core.embedding import EmbedRequest
@@ -25,20 +25,20 @@ from ocak.core.errors import (
     to_wire,
 )
 from ocak.core.request import GenerateRequest, TokenPrompt
-from ocak.engine.sequence import Sequence
 from ocak.llama.grammar import LlamaGrammar
-from ocak.worker.channel import Channel, ChannelClosed
+from ocak.worker.answering import Answering
+from ocak.worker.channel import ChannelClosed
 from ocak.worker.embedding import NOT_AN_EMBEDDER
 from ocak.worker.engine_loop import Answer, EngineLoop
-from ocak.worker.fitting import check_context, check_length, fit
+from ocak.worker.engine_thread import EngineThread
 from ocak.worker.grammars import Grammars
 from ocak.worker.loading import LoadedModel, load
-from ocak.worker.logprobs import HeldLogprobs
 from ocak.worker.messages import (
     Cancel,
     Detokenize,
     Embed,
     Events,
+    Front,
     Heartbeat,
     Load,
     Loaded,
@@ -47,12 +47,13 @@ from ocak.worker.messages import (
     Refused,
     Rejected,
     Reply,
+    RestoreState,
+    SaveState,
     Submit,
     Tokenize,
     ToWorker,
 )
-from ocak.worker.prompt_logprobs import PromptReport, check_size
-from ocak.worker.rules import end_tokens, token_rules
+from ocak.worker.states import States
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
 
@@ -63,17 +64,24 @@ PROGRESS_STEP = 0.02
 QUICK_TOKENS = 4096  # a token prompt of this length is read at once
 
 
-class Worker:
-    """One model, one engine, one socket to the front."""
+def _end_process() -> NoReturn:
+    os._exit(70)  # the fleet starts another
 
-    def __init__(self, channel: Channel[ToWorker]) -> None:
+
+class Worker:
+    """One model, one engine, one way to the front; `on_broken` is called when the engine can serve nobody."""
+
+    def __init__(self, channel: Front, on_broken: Callable[[], None] = _end_process) -> None:
         self._channel = channel
+        self._on_broken = on_broken
+        self._is_closing = self._is_serving = False
         self._loop = asyncio.get_running_loop()
         # One thread loads and runs the model: two were a fifth slower with 16 clients, most likely because OpenMP
         # counts the threads of each caller and spins less at barriers once they are more than the cores.
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._engine_thread = EngineThread()
         self._prompts = ThreadPoolExecutor(2, thread_name_prefix="prompt")
         self._calls = ThreadPoolExecutor(1, thread_name_prefix="call")  # tokenising for its own sake waits apart
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")  # and checksums of whole model files
         self._template_watch = Stopwatch()
         self._step_watch = Stopwatch()
         self._preparing: dict[int, asyncio.Task[None]] = {}
@@ -81,6 +89,8 @@ class Worker:
         self._loaded: LoadedModel  # from the end of the load
         self._engine_loop: EngineLoop
         self._grammars: Grammars | None = None
+        self._answering: Answering
+        self._states: States
 
     async def run(self) -> None:
         """Serve until the front closes the socket, which is noticed while loading too."""
@@ -94,15 +104,27 @@ class Worker:
         except* ChannelClosed:
             logger.info("the front has gone")
 
+    def close(self) -> None:
+        """Stop the engine and free the model, once `run` has returned; a load under way is given up."""
+        self._is_closing = True
+        for task in self._preparing.values():
+            task.cancel()
+        for pool in (self._prompts, self._calls, self._disk):
+            pool.shutdown(cancel_futures=True)
+        if self._grammars is not None:
+            self._grammars.close()
+        if self._is_serving:
+            self._engine_loop.stop()
+        self._engine_thread.submit(self._free)
+        self._engine_thread.shutdown()
+
     async def _listen(self) -> None:
         while True:
             self._handle(await self._channel.receive())
 
     async def _load(self, options: LoadOptions) -> None:
         try:
-            self._loaded = await self._loop.run_in_executor(
-                self._engine_thread, load, options, self._on_progress, self._template_watch
-            )
+            await self._loop.run_in_executor(self._engine_thread, self._load_here, options)
         except OcakError as error:
             self._channel.send(Rejected(to_wire(error)))
             return
@@ -112,15 +134,35 @@ class Worker:
             self._channel.send(Rejected(to_wire(LoadFailed(f"{type(error).__name__}: {error}"))))
             return
         piece = self._loaded.model.vocabulary.piece
+        self._answering = Answering(self._loaded)
         self._grammars = None if self._loaded.grammars is None else Grammars(self._loaded.grammars)
         self._engine_loop = EngineLoop(self._loaded.engine, piece, self._publish, self._step_watch)
-        self._engine_thread.submit(self._engine_loop.run)
+        self._states = States(options, self._loaded, self._engine_loop, self._disk)
+        self._is_serving = True
+        self._engine_thread.submit(self._drive)
         self._channel.send(Loaded(self._loaded.info))
 
-    def _on_progress(self, progress: float) -> None:
+    def _load_here(self, options: LoadOptions) -> None:
+        self._loaded = load(options, self._on_progress, self._template_watch)
+
+    def _drive(self) -> None:
+        try:
+            self._engine_loop.run()
+        except Exception:
+            # The boundary of the thread: without it the worker is of no use.
+            logger.exception("the engine stopped")
+            self._on_broken()
+
+    def _free(self) -> None:
+        if hasattr(self, "_loaded"):
+            self._loaded.close()
+
+    def _on_progress(self, progress: float) -> bool:
+        """Tell the front; return whether to go on."""
         if progress - self._progress >= PROGRESS_STEP:
             self._progress = progress
             self._loop.call_soon_threadsafe(self._channel.send, Loading(progress))
+        return not self._is_closing
 
     def _publish(self, events: Events) -> None:
         self._loop.call_soon_threadsafe(self._channel.send, events)
@@ -135,6 +177,8 @@ class Worker:
                 self._cancel(handle)
             case Tokenize() | Detokenize():
                 self._prepare(message.handle, self._reply(message))
+            case SaveState() | RestoreState():
+                self._prepare(message.handle, self._reply_state(message))
             case Load():
                 raise AssertionError("this worker has a model already")
 
@@ -153,9 +197,11 @@ class Worker:
             request = self._loaded.prompts.constrained(request)
             grammar = await self._grammar(request)
             answer = (
-                self._answer(handle, request, grammar)
+                self._answering.answer(handle, request, grammar)
                 if _is_quick(request)
-                else await self._loop.run_in_executor(self._prompts, self._answer, handle, request, grammar)
+                else await self._loop.run_in_executor(
+                    self._prompts, self._answering.answer, handle, request, grammar
+                )
             )
             self._engine_loop.start_answer(answer)
 
@@ -177,6 +223,11 @@ class Worker:
         with self._refusing(call.handle):
             self._channel.send(await self._loop.run_in_executor(self._calls, self._convert, call))
 
+    async def _reply_state(self, call: SaveState | RestoreState) -> None:
+        with self._refusing(call.handle):
+            work = self._states.save(call) if isinstance(call, SaveState) else self._states.restore(call)
+            self._channel.send(Reply(call.handle, count=await work))
+
     @contextmanager
     def _refusing(self, handle: int) -> Iterator[None]:
         """Whatever goes wrong before the engine is told to the one who asked."""
@@ -194,50 +245,6 @@ class Worker:
         if isinstance(call, Tokenize):
             return Reply(call.handle, tokens=tuple(prompts.read(call.prompt, add_special=call.add_special)))
         return Reply(call.handle, text=prompts.write(call.tokens))
-
-    def _answer(self, handle: int, request: GenerateRequest, grammar: LlamaGrammar | None) -> Answer:
-        """Read the prompt and make a sequence of it; beside the loop, for a long one delays nobody else."""
-        if self._loaded.embedding is not None:
-            raise self._loaded.embedding.refuse_text()
-        info, vocabulary = self._loaded.info, self._loaded.model.vocabulary
-        rules = self._loaded.rules
-        check_context(request, rules)
-        if isinstance(request.prompt, TokenPrompt):
-            check_length(len(request.prompt.tokens), request, rules)
-        opening = self._loaded.prompts.open(request)
-        tokens = opening.tokens
-        check_length(len(tokens), request, rules)
-        echo = vocabulary.text(tokens) if request.echo else ""
-        fitted = fit(tokens, request, rules)
-        sampling = request.sampling
-        if sampling.seed is None:
-            sampling = msgspec.structs.replace(sampling, seed=random.getrandbits(32))
-        self._loaded.samplers.prepare(sampling)
-        sequence = Sequence(
-            id=handle,
-            tokens=fitted.tokens,
-            sampling=sampling,
-            max_tokens=request.stopping.max_tokens or info.context,
-            end_tokens=end_tokens(request, vocabulary),
-            tenant=request.tenant,
-            priority=request.priority,
-            adapter=request.lora,
-            root=(request.tenant, request.cache_salt, request.lora),
-            num_logprobs=request.logprobs,
-            rules=token_rules(request, vocabulary, grammar),
-            num_prompt_logprobs=request.prompt_logprobs,
-            window=fitted.window,
-            num_dropped=fitted.num_dropped,
-        )
-        has_logprobs = request.logprobs is not None
-        names = vocabulary.piece, vocabulary.special_text
-        logprobs = HeldLogprobs(*names, len(echo)) if has_logprobs else None
-        prompt = None
-        if request.prompt_logprobs is not None:
-            check_size(len(tokens), request.prompt_logprobs)
-            prompt = PromptReport(*names, tokens)
-        text = AnswerText(request.stopping.stop, request.stopping.min_tokens)
-        return Answer(sequence, text, echo, logprobs, prompt, reader=opening.reader, marks=opening.marks)
 
     async def _beat(self) -> None:
         process = psutil.Process()
