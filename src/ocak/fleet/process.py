@@ -19,8 +19,8 @@ from ocak.worker.channel import Channel
 from ocak.worker.messages import FromWorker
 
 ENVIRONMENT = {
-    # OpenMP threads that wait for ever collapse beside any other busy process. These wait for about a millisecond, and
-    # a step has one thread less for every busy core: two workers at once gave 80 token/s each.
+    # OpenMP threads that wait for ever collapse beside any other busy process. These wait for about a millisecond,
+    # and a step has one thread less for every busy core: two workers at once gave up to 80 token/s each.
     "GOMP_SPINCOUNT": "100000",
     "OPENBLAS_NUM_THREADS": "1",  # numpy's idle threads would pass for the kernels'
 }
