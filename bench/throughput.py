@@ -2,7 +2,7 @@
 
 All sample greedily with two threads and as many cells. llama-server runs in its faster layout for this work,
 split (unified was slower in each of six earlier runs). It computes all prompts that are there before it goes on
-with answers; ocak runs as it comes, and with a gap between tokens allowed that is still shorter than the peer's.
+with answers; ocak runs as it comes, and with a longer gap between tokens allowed, which is more throughput.
 Each round runs everyone twice, in ABBA order.
 """
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 FLOOR = 16  # fewer rows would lose the batched kernels, and the measure with them
 FIRST = 64  # before anything has been measured
 SMOOTHING = 0.3
-SHARE = 0.9  # of what a decode step leaves of the target: a chunk may be stretched, and moments be slower
 SURPRISE = 1.5  # one step that took longer than so many times the expected counts for no more
 
 
@@ -30,7 +29,7 @@ class Pacer:
         """As many as leave time for so many steps that decode before the next chunk."""
         if self._token_s is None:
             return min(FIRST, self._ceiling)
-        affordable = int((self._target_s - num_decodes * self._decode_s) * SHARE / self._token_s)
+        affordable = int((self._target_s - num_decodes * self._decode_s) / self._token_s)
         return max(FLOOR, min(self._ceiling, affordable))
 
     def observe(self, num_prefill: int, seconds: float) -> None:

@@ -23,7 +23,7 @@ from ocak.engine.slots import Keep, Prefix, Slots
 from ocak.engine.turns import Turn, Turns
 from ocak.engine.waiting import Waiting
 
-GRAIN = 32  # chunks of whole grains suit the kernels
+GRAIN = 16  # chunks of whole grains suit the kernels
 STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prompt
 
 
