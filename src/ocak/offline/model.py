@@ -45,6 +45,7 @@ class Result:
     usage: Usage
     logprobs: list[TokenLogprob] | None = None  # if asked for
     prompt_logprobs: list[PromptToken] | None = None  # likewise
+    reasoning: str = ""  # what the model thought before it answered
 
 
 def load(source: str | os.PathLike[str] = "embedded", **settings: object) -> Model:
@@ -156,4 +157,11 @@ class Model:
 
 
 def _result(completion: Completion) -> Result:
-    return Result(completion.text, completion.reason, completion.usage, completion.logprobs, completion.prompt)
+    return Result(
+        text=completion.text,
+        finish_reason=completion.reason,
+        usage=completion.usage,
+        logprobs=completion.logprobs,
+        prompt_logprobs=completion.prompt,
+        reasoning=completion.reasoning,
+    )
