@@ -1,7 +1,8 @@
 """One streaming client: the engine's time inside llama_decode, and the time per token.
 
 The time per token is set beside llama-server's for the same requests, and beside
-llama-bench's at the same depth (no HTTP, no sampling, no text).
+llama-bench's at the same depth (no HTTP, no sampling, no text). Neither guesses ahead, so
+ocak does not here either; `lookup` measures that.
 """
 
 import json
@@ -24,7 +25,7 @@ def measure(short: bool = False) -> Report:
     samples: Samples = defaultdict(list)
     model, rounds = str(paths.model()), 1 if short else 3
     peer = llama_server(model, 1, CONTEXT, "--no-kv-unified")
-    with running(ocak(model, 1, CONTEXT, NO_PREFIXES), peer) as servers:
+    with running(ocak(model, 1, CONTEXT, NO_PREFIXES, "--speculation", "off"), peer) as servers:
         for server in servers:
             warm_up(server, 1)
         for number, side in enumerate(abba([*servers, None], rounds)):

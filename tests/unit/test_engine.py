@@ -521,6 +521,30 @@ def test_no_room_preempts_the_newest_and_loses_no_token() -> None:
     assert [s.tokens[2:] for s in sequences] == expected
 
 
+@pytest.mark.parametrize("error", [RunFailed("no"), MemoryError()])
+def test_a_prefix_that_cannot_be_copied_is_computed_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = tuple(range(1, 31))
+    runner = FakeRunner()
+    engine = Engine(runner, limits(2, reuse="parts"))
+    first = sequence(0, Job((*prompt, 40), max_tokens=30))
+    engine.submit(first)
+    engine.step()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FakeRunner, "copy", fail)
+    second = sequence(1, Job((*prompt, 50), max_tokens=4))
+    engine.submit(second)
+    while engine.has_work:
+        assert not any(isinstance(output, Broken) for output in engine.step())
+        engine.check_integrity()
+    assert second.num_cached == 0
+    assert second.tokens[second.num_prompt :] == serve([Job((*prompt, 50), max_tokens=4)], limits(1))[0][0]
+
+
 def test_no_room_for_a_lone_sequence_is_said_to_it() -> None:
     engine = Engine(FakeRunner(failures=[NoRoom("full")]), limits(1))
     engine.submit(sequence(0, Job((1,))))

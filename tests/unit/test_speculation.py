@@ -20,6 +20,8 @@ from ocak.engine.sequence import Sequence
 from ocak.engine.speculation import LENGTHS, MOST_GUESSES, Lookup, Speculator
 from ocak.engine.window import Window
 from ocak.worker.engine_loop import Answer, EngineLoop
+from ocak.worker.formats.answer import AnswerReader
+from ocak.worker.formats.pieces import Piece, Text
 from ocak.worker.messages import Events
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
@@ -233,7 +235,29 @@ class Over(BaseException):
     """The answer has ended."""
 
 
-def told(stop: list[str], max_tokens: int, seed: int, speculates: bool) -> tuple[str, Finished, Engine]:
+class Enough:
+    """Reads text until it has had enough, as a reader of calls does that is to read one."""
+
+    has_calls = False
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    @property
+    def is_over(self) -> bool:
+        return self._left <= 0
+
+    def push(self, text: str) -> list[Piece]:
+        self._left -= len(text)
+        return [Text(text)]
+
+    def finish(self) -> list[Piece]:
+        return []
+
+
+def told(
+    stop: list[str], max_tokens: int, seed: int, speculates: bool, most: int | None = None
+) -> tuple[str, Finished, Engine]:
     """The text and the end that a client is told of an answer."""
     text: list[str] = []
     ends: list[Finished] = []
@@ -252,7 +276,8 @@ def told(stop: list[str], max_tokens: int, seed: int, speculates: bool) -> tuple
     loop = EngineLoop(engine, lambda token: b"abcdefghijk"[token : token + 1], publish, Stopwatch())
     sequence = a_sequence([1, 2], max_tokens, seed)
     sequence.num_logprobs = None
-    loop.start_answer(Answer(sequence, AnswerText(stop)))
+    reader = None if most is None else AnswerReader(Enough(most), str)
+    loop.start_answer(Answer(sequence, AnswerText(stop), reader=reader))
     with suppress(Over):
         loop.run()
     engine.check_integrity()
@@ -282,3 +307,12 @@ def test_an_answer_that_fills_the_context_ends_there_whatever_was_guessed(seed: 
         engine.step()
         engine.check_integrity()
     assert len(sequence.tokens) == CONTEXT and engine.stats().right_guesses > 0
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(0, 9))
+def test_a_reader_that_has_enough_amid_a_step_ends_the_answer_there(most: int, seed: int) -> None:
+    plain_text, plain_end, plain = told([], 60, seed, False, most)
+    text, end, engine = told([], 60, seed, True, most)
+    assert (text, end) == (plain_text, plain_end)
+    assert engine.stats().generation_tokens == plain.stats().generation_tokens

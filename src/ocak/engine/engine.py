@@ -105,7 +105,7 @@ class Engine:
         if self._speculator is None or batch.is_prefill or len(self._scheduler.running) != 1 or not batch.rows:
             return []
         sequence = batch.rows[0][0]
-        if not sequence.is_scored:
+        if not sequence.is_scored or sequence.in_prefill:  # its prefix may just have been lost
             return []
         # Without a window the token that fills the context is the last.
         context = self._scheduler.limits.context - 1 if sequence.window is None else sequence.window.context
@@ -125,13 +125,19 @@ class Engine:
                 case Shift(slot, keep, count):
                     self._runner.shift(slot, keep, count)
                 case Copy(source, slot, count):
-                    self._runner.copy(source, slot, count)
+                    self._copy(source, slot, count)
                 case Save(slot, key):
                     self._save(slot, key)
                 case Restore(key, slot, count):
                     self._restore(key, slot, count)
                 case Forget(key):
                     self._runner.forget(key)
+
+    def _copy(self, source: int, slot: int, count: int) -> None:
+        try:
+            self._runner.copy(source, slot, count)
+        except (RunFailed, MemoryError):
+            self._make(self._scheduler.lose(slot, None))
 
     def _save(self, slot: int, key: int) -> None:
         try:
@@ -142,7 +148,7 @@ class Engine:
     def _restore(self, key: int, slot: int, count: int) -> None:
         try:
             self._runner.restore(key, slot, count)
-        except RunFailed:
+        except (RunFailed, MemoryError):
             self._make(self._scheduler.lose(slot, key))
 
     def _run(self, batch: Batch, guesses: list[int]) -> list[int | NoToken]:
@@ -188,11 +194,13 @@ class Engine:
         assert sequence.slot is not None and len(tokens) <= len(guesses) + 1
         self._runner.trim(sequence.slot, sequence.num_computed + count + len(tokens) - 1)
         self._scheduler.advance(batch)
+        self._num_prompt_tokens += sequence.num_of_prompt(count)
+        num_tokens = sum(not isinstance(token, NoToken) for token in tokens)
         outputs: list[Output] = []
         for place, token in enumerate(tokens):
             if place:
                 self._scheduler.confirm(sequence)
-            outputs.append(self._append(sequence, token, place, num_behind=len(tokens) - 1 - place))
+            outputs.append(self._append(sequence, token, place, num_behind=num_tokens - 1 - place))
         return outputs
 
     def _score(self, sequence: Sequence, start: int) -> list[Scored]:

@@ -139,8 +139,8 @@ class Scheduler:
         sequence.take_back(count)
         return [] if sequence.slot is None else self.slots.trim(sequence.slot, sequence.num_computed)
 
-    def lose(self, slot: int, key: int) -> list[Move]:
-        """Note that a saved prefix could not be given back: its sequence starts anew."""
+    def lose(self, slot: int, key: int | None) -> list[Move]:
+        """Note that a prefix (saved, if there is a key) could not be brought: its sequence starts anew."""
         return self.slots.lose(slot, key)
 
     def forget(self, key: int) -> Move:

@@ -165,13 +165,13 @@ class Slots:
         self._tree.remove(key)
         return Forget(key)
 
-    def lose(self, slot: int, key: int) -> list[Move]:
-        """Start the slot's sequence anew: its saved prefix could not be given back."""
+    def lose(self, slot: int, key: int | None) -> list[Move]:
+        """Start the slot's sequence anew: its prefix (saved, if there is a key) could not be brought."""
         sequence = self.running[slot]
         self.cells.trim(slot, 0)
         sequence.restart()
         sequence.num_cached = 0
-        return [self.forget(key), Trim(slot, 0)]
+        return [*([] if key is None else [self.forget(key)]), Trim(slot, 0)]
 
     def held_prefix(self, root: Hashable, tokens: list[int]) -> Prefix:
         """Return the most that a slot or a saved prefix has of the tokens, to be kept elsewhere."""
@@ -191,7 +191,7 @@ class Slots:
 
         Return it and what is to be made first; the cells themselves are the caller's to bring.
         """
-        if len(self.running) == self.limits.num_slots:
+        if len(self.running) == self.limits.num_slots or self.limits.num_cells - self.num_held < len(tokens):
             return None, []
         moves: list[Move] = []
         while self._cached and self.cells.num_free < len(tokens):

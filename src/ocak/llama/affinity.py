@@ -42,6 +42,12 @@ class Team:
         self._held = []
 
 
+def run_anywhere() -> None:
+    """Let the calling thread run on every core: one that a held thread starts would inherit its core."""
+    if TASKS.is_dir():
+        _hold(threading.get_native_id(), cores())
+
+
 def _kernel_threads() -> list[int]:
     """The threads of this process that Python knows nothing of."""
     known = {thread.native_id for thread in threading.enumerate()}

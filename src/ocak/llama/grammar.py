@@ -22,6 +22,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from ocak.engine.runner import NoToken
+from ocak.llama.affinity import run_anywhere
 from ocak.llama.grammar_limits import limits
 from ocak.llama.vocabulary import Vocabulary
 
@@ -131,7 +132,7 @@ class GrammarCompiler:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._num_vocab = vocabulary.size
-        self._pool = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="mask")
+        self._pool = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="mask", initializer=run_anywhere)
         self._tokenizer = _tokenizer(vocabulary)
 
     @property

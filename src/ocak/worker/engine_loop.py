@@ -206,7 +206,7 @@ class EngineLoop:
             events = [Delta(text, answer.num_unsent, logprobs)] if text or logprobs else []
         else:
             events = _told(answer.reader.read(text, is_end=reason is not None), answer.num_unsent, logprobs)
-            reason = self._reason(answer.sequence, answer.reader, reason)
+            reason = self._reason(answer.reader, sampled, reason)
         if events:
             answer.num_unsent = 0
         if reason is None:
@@ -214,12 +214,10 @@ class EngineLoop:
         del self._answers[answer.sequence.id]
         return [*events, Finished(reason, answer.sequence.usage)]
 
-    def _reason(
-        self, sequence: Sequence, reader: AnswerReader, reason: FinishReason | None
-    ) -> FinishReason | None:
+    def _reason(self, reader: AnswerReader, sampled: Sampled, reason: FinishReason | None) -> FinishReason | None:
         """An answer with whole calls ended for them, unless it was cut short; one that needs no more ends here."""
         if reason is None and reader.is_over:
-            self._engine.finish(sequence)
+            self._engine.finish(sampled.sequence, num_surplus=sampled.num_behind)
             reason = "stop"
         return "tool_calls" if reason == "stop" and reader.has_calls else reason
 

@@ -67,6 +67,12 @@ def check_length(num_tokens: int, request: GenerateRequest, rules: ContextRules)
     """Refuse an empty prompt, and one that is too long where nothing may be dropped. Raises `InvalidRequest`."""
     if num_tokens == 0:
         raise InvalidRequest("the prompt is empty: send at least one token", param="prompt")
+    if num_tokens >= rules.context and request.prompt_logprobs is not None:
+        raise ContextLengthExceeded(
+            f"the prompt has {num_tokens} tokens, and one whose log-probabilities are told cannot be cut: "
+            f"send at most {rules.context - 1}, or leave prompt_logprobs (and echo with logprobs) out",
+            param="prompt",
+        )
     if num_tokens >= rules.context and _policy(request, rules) == "error":
         others = "shift or truncate" if rules.can_shift else "truncate"
         raise ContextLengthExceeded(

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from ocak.core.errors import InvalidRequest
-from ocak.core.limits import check_constraint, check_text
+from ocak.core.limits import MAX_CONSTRAINT_BYTES, check_text
 from ocak.core.request import (
     ChatPrompt,
     Constraint,
@@ -75,8 +75,13 @@ class PromptReader:
         grammar = self._chat.forced_grammar(prompt)
         if grammar is None:
             return request
+        if len(grammar.encode()) > MAX_CONSTRAINT_BYTES:
+            raise InvalidRequest(
+                f"a call that must come takes tools of about {MAX_CONSTRAINT_BYTES} bytes together at most; offer "
+                "fewer or smaller ones, or send tool_choice auto",
+                param="tool_choice",
+            )
         constraint = Constraint("grammar", grammar, "tools")
-        check_constraint(constraint)
         return msgspec.structs.replace(request, constraint=constraint)
 
     def read(self, prompt: Prompt, *, add_special: bool = True) -> list[int]:

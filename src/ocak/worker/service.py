@@ -24,7 +24,7 @@ from ocak.core.errors import (
     OcakError,
     to_wire,
 )
-from ocak.core.request import GenerateRequest, TokenPrompt
+from ocak.core.request import ChatPrompt, GenerateRequest, TokenPrompt
 from ocak.llama.grammar import LlamaGrammar
 from ocak.worker.answering import Answering
 from ocak.worker.channel import ChannelClosed
@@ -194,7 +194,9 @@ class Worker:
 
     async def _submit(self, handle: int, request: GenerateRequest) -> None:
         with self._refusing(handle):
-            request = self._loaded.prompts.constrained(request)
+            if isinstance(request.prompt, ChatPrompt) and request.prompt.forced:
+                constrain = self._loaded.prompts.constrained
+                request = await self._loop.run_in_executor(self._prompts, constrain, request)
             grammar = await self._grammar(request)
             answer = (
                 self._answering.answer(handle, request, grammar)
