@@ -52,3 +52,11 @@ def test_a_chunk_leaves_time_for_the_steps_of_every_adapter_that_decodes() -> No
     assert among[0] == pacer.prefill_tokens
     assert among == sorted(among, reverse=True)
     assert all(n == FLOOR or groups * 0.03 + n * 0.001 <= 0.2 for groups, n in enumerate(among, start=1))
+
+
+def test_a_prompt_that_is_alone_goes_in_tall_chunks_of_whole_tiles_up_to_a_second() -> None:
+    pacer = Pacer(0.2, 512)
+    for token_s, expected in ((1e-4, 512), (0.0015, 512), (0.004, 192), (0.1, 64)):
+        for _ in range(60):
+            pacer.observe(128, 128 * token_s)
+        assert pacer.prefill_tokens_alone == expected

@@ -95,7 +95,10 @@ class Engine:
 
     def _schedule(self) -> Batch:
         num_groups = max(1, self._scheduler.num_decoding_groups)
-        batch = self._scheduler.schedule(self._pacer.prefill_tokens_among(num_groups))
+        is_alone = len(self._scheduler.running) + len(self._scheduler.waiting) == 1
+        batch = self._scheduler.schedule(
+            self._pacer.prefill_tokens_alone if is_alone else self._pacer.prefill_tokens_among(num_groups)
+        )
         self._make(batch.moves)
         self._runner.use_adapter(batch.adapter)
         return batch

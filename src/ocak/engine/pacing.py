@@ -10,6 +10,8 @@ from __future__ import annotations
 FLOOR = 16  # fewer rows would lose the batched kernels, and the measure with them
 FIRST = 64  # before anything has been measured
 SMOOTHING = 0.3
+ALONE = 5  # targets that a step may last while nobody waits for a token, or for anything
+TALL = 64  # rows of one prompt from which attention has a quicker kernel: half the time a token at depth 4,096
 SURPRISE = 1.5  # one step that took longer than so many times the expected counts for no more
 
 
@@ -31,6 +33,14 @@ class Pacer:
             return min(FIRST, self._ceiling)
         affordable = int((self._target_s - num_decodes * self._decode_s) / self._token_s)
         return max(FLOOR, min(self._ceiling, affordable))
+
+    @property
+    def prefill_tokens_alone(self) -> int:
+        """As many as suit a prompt that has the engine to itself; it can be cancelled within its step."""
+        if self._token_s is None:
+            return min(FIRST, self._ceiling)
+        affordable = int(ALONE * self._target_s / self._token_s)
+        return min(self._ceiling, max(TALL, affordable - affordable % TALL))
 
     def observe(self, num_prefill: int, seconds: float) -> None:
         """Learn from a step of `num_prefill` prompt tokens, or one that decoded."""
