@@ -13,11 +13,12 @@ from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
 from ocak.core.status import EngineStats
+from ocak.engine.batch import Batch
 from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.outputs import Admitted, Broken, Output, Sampled, Scored
 from ocak.engine.pacing import Pacer
 from ocak.engine.runner import Aborted, CellData, Chunk, NoRoom, NoToken, RunFailed, Runner
-from ocak.engine.scheduler import Batch, Scheduler, SchedulerLimits
+from ocak.engine.scheduler import Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slots import Keep
 from ocak.engine.speculation import Speculator
@@ -94,11 +95,9 @@ class Engine:
         return outputs
 
     def _schedule(self) -> Batch:
-        num_groups = max(1, self._scheduler.num_decoding_groups)
-        is_alone = len(self._scheduler.running) + len(self._scheduler.waiting) == 1
-        batch = self._scheduler.schedule(
-            self._pacer.prefill_tokens_alone if is_alone else self._pacer.prefill_tokens_among(num_groups)
-        )
+        scheduler, pacer = self._scheduler, self._pacer
+        among = pacer.prefill_tokens_among(max(1, scheduler.num_decoding_groups))
+        batch = scheduler.schedule(pacer.prefill_tokens_alone if scheduler.num_present == 1 else among)
         self._make(batch.moves)
         self._runner.use_adapter(batch.adapter)
         return batch
@@ -157,9 +156,8 @@ class Engine:
     def _run(self, batch: Batch, guesses: list[int]) -> list[int | NoToken]:
         chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
         if guesses:
-            chunks = [
-                replace(chunk, tokens=[*chunk.tokens, *guesses], num_guesses=len(guesses)) for chunk in chunks
-            ]
+            (chunk,) = chunks
+            chunks = [replace(chunk, tokens=[*chunk.tokens, *guesses], num_guesses=len(guesses))]
         is_alone = batch.is_prefill and len(batch.rows) == 1
         self._in_prefill = batch.rows[0][0].id if is_alone else None
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from ocak.engine.batch import Batch
 from ocak.engine.moves import Move
 from ocak.engine.padding import gaps, neighbours, reach, tiled
 from ocak.engine.runner import MOST_SCORED
@@ -57,21 +58,6 @@ class SchedulerLimits:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What to compute: pairs of a sequence and how many of its pending tokens, ordered by slot."""
-
-    rows: tuple[tuple[Sequence, int], ...]
-    moves: tuple[Move, ...]  # to make first, in this order
-    admitted: tuple[Sequence, ...]  # for the first time, in this batch
-    is_prefill: bool
-    adapter: str = ""  # of all its sequences; empty: none
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(count for _, count in self.rows)
-
-
 class Scheduler:
     def __init__(self, limits: SchedulerLimits) -> None:
         self.limits = limits
@@ -85,6 +71,11 @@ class Scheduler:
     @property
     def running(self) -> dict[int, Sequence]:
         return self.slots.running
+
+    @property
+    def num_present(self) -> int:
+        """Sequences that have not ended."""
+        return len(self.waiting) + len(self.running)
 
     @property
     def has_work(self) -> bool:
