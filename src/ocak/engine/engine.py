@@ -1,7 +1,6 @@
 """Turns sequences into tokens, many at a time: `step()` is schedule, run, apply.
 
-Speaks token ids only; whoever owns it turns them into text and calls `finish` when a stop string appears.
-It is driven by one thread.
+Speaks token ids only; whoever owns it makes text of them and calls `finish` at a stop string. One thread drives it.
 Invariants: every sequence that was submitted ends exactly once, by an `Ended` or `Broken` output or by
 `finish`; the moment it ends, its slot and cells are there for others.
 """
@@ -107,7 +106,7 @@ class Engine:
         if self._speculator is None or batch.is_prefill or len(self._scheduler.running) != 1 or not batch.rows:
             return []
         sequence = batch.rows[0][0]
-        if not sequence.is_scored or sequence.in_prefill:  # its prefix may just have been lost
+        if not sequence.is_scored or sequence.in_prefill:
             return []
         # Without a window the token that fills the context is the last.
         context = self._scheduler.limits.context - 1 if sequence.window is None else sequence.window.context
