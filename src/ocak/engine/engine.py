@@ -1,6 +1,6 @@
 """Turns sequences into tokens, many at a time: `step()` is schedule, run, apply.
 
-Speaks token ids only; whoever owns it makes text of them and calls `finish` at a stop string. One thread drives it.
+Speaks token ids only; its owner makes text of them and calls `finish` at a stop string. One thread drives it.
 Invariants: every sequence that was submitted ends exactly once, by an `Ended` or `Broken` output or by
 `finish`; the moment it ends, its slot and cells are there for others.
 """
