@@ -23,6 +23,7 @@ from ocak.engine.slot_limits import Reuse
 from ocak.engine.speculation import MOST_GUESSES
 from ocak.llama import library
 from ocak.llama.model import LlamaModel
+from ocak.llama.rows import Rows
 
 CELL_PADDING = 256  # llama.cpp rounds the cells of a stream up to this
 NO_PADDING: Mapping[int, int] = {}
@@ -107,24 +108,7 @@ class LlamaContext:
             and bool(c.llama_memory_can_shift(self._memory))
         )
         self._has_shifted = False  # the next pass rotates the keys first
-        self._make_batch(options.batch_tokens)
-
-    def _make_batch(self, size: int) -> None:
-        self._tokens: NDArray[np.int32] = np.zeros(size, np.int32)
-        self._positions: NDArray[np.int32] = np.zeros(size, np.int32)
-        self._slots: NDArray[np.int32] = np.zeros(size, np.int32)
-        self._outputs: NDArray[np.int8] = np.zeros(size, np.int8)
-        self._counts: NDArray[np.int32] = np.ones(size, np.int32)
-        self._slot_pointers = self._slots.ctypes.data + np.arange(size, dtype=np.uintp) * 4
-        self._batch = c.llama_batch(
-            0,
-            self._tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            None,
-            self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            self._slot_pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
+        self._rows = Rows(options.batch_tokens)
 
     def fill(
         self, chunks: Sequence[Chunk], padding: Mapping[int, int] = NO_PADDING, num_outputs: int = 0
@@ -141,25 +125,25 @@ class LlamaContext:
         for chunk in chunks:
             start, last = end, end + len(chunk.tokens) - 1
             end = last + 1 + padding.get(chunk.slot, 0)
-            self._tokens[start : last + 1] = chunk.tokens
-            self._tokens[last + 1 : end] = 0
-            self._positions[start:end] = range(chunk.start, chunk.start + end - start)
-            self._slots[start:end] = chunk.slot
-            self._outputs[start:end] = 0
+            self._rows.tokens[start : last + 1] = chunk.tokens
+            self._rows.tokens[last + 1 : end] = 0
+            self._rows.positions[start:end] = range(chunk.start, chunk.start + end - start)
+            self._rows.slots[start:end] = chunk.slot
+            self._rows.outputs[start:end] = 0
             if chunk.scored:
-                self._outputs[start + chunk.scored.start : start + chunk.scored.stop] = 1
+                self._rows.outputs[start + chunk.scored.start : start + chunk.scored.stop] = 1
                 self.scored_at[chunk.slot] = num_before
                 num_before += len(chunk.scored)
             if chunk.sampler is not None:
                 for row in range(last - chunk.num_guesses, last + 1):
-                    self._outputs[row] = 1
+                    self._rows.outputs[row] = 1
                     outputs.append(Output(row, num_before))
                     num_before += 1
             elif num_extra and not chunk.scored:
-                self._outputs[start] = 1
+                self._rows.outputs[start] = 1
                 num_extra -= 1
                 num_before += 1
-        self._batch.n_tokens = end
+        self._rows.batch.n_tokens = end
         return outputs
 
     def decode(self) -> None:
@@ -178,11 +162,11 @@ class LlamaContext:
     def _decode(self) -> int:
         """The pass after a shift cannot be aborted: half of the keys would be rotated, and rotated again."""
         if not self._has_shifted:
-            return int(c.llama_decode(self.pointer, self._batch))
+            return int(c.llama_decode(self.pointer, self._rows.batch))
         self._has_shifted = False
         c.llama_set_abort_callback(self.pointer, NEVER, None)
         try:
-            return int(c.llama_decode(self.pointer, self._batch))
+            return int(c.llama_decode(self.pointer, self._rows.batch))
         finally:
             self._let_abort()
 
@@ -191,7 +175,7 @@ class LlamaContext:
 
     @property
     def num_rows(self) -> int:
-        return int(self._batch.n_tokens)
+        return int(self._rows.batch.n_tokens)
 
     def logits(self) -> NDArray[np.float32]:
         """A view of the last pass's logits: outputs x vocabulary; rows beyond the last output mean nothing."""

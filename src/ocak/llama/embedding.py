@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from llama_cpp import llama_cpp as c
-from numpy.typing import NDArray
 
 from ocak.core.embedding import Pooling
 from ocak.core.errors import LoadFailed
@@ -24,6 +23,7 @@ from ocak.engine.runner import Aborted, Chunk, NoRoom, RunFailed
 from ocak.llama import library
 from ocak.llama.context import DECODE_ABORTED, DECODE_NO_ROOM, DECODE_OK, IS_SET, pad_cells
 from ocak.llama.model import LlamaModel
+from ocak.llama.rows import Rows
 from ocak.llama.threads import ThreadCount
 
 POOLING_TYPES: dict[Pooling, int] = {"mean": 1, "cls": 2, "last": 3, "rank": 4}  # llama_pooling_type
@@ -74,25 +74,8 @@ class EmbeddingContext:
         self._threads = ThreadCount(options.threads)
         self._abort_flag = ctypes.create_string_buffer(2)
         c.llama_set_abort_callback(self.pointer, IS_SET, ctypes.cast(self._abort_flag, ctypes.c_void_p))
-        self._make_batch(options.num_rows)
+        self._rows = Rows(options.num_rows)
         self.decode_s = 0.0
-
-    def _make_batch(self, size: int) -> None:
-        self._tokens: NDArray[np.int32] = np.zeros(size, np.int32)
-        self._positions: NDArray[np.int32] = np.zeros(size, np.int32)
-        self._slots: NDArray[np.int32] = np.zeros(size, np.int32)
-        self._outputs: NDArray[np.int8] = np.zeros(size, np.int8)
-        self._counts: NDArray[np.int32] = np.ones(size, np.int32)
-        self._slot_pointers = self._slots.ctypes.data + np.arange(size, dtype=np.uintp) * 4
-        self._batch = c.llama_batch(
-            0,
-            self._tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            None,
-            self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            self._slot_pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
 
     def run(self, chunks: Sequence[Chunk], ends: Sequence[int]) -> list[Vector]:
         if self._threads.refresh():
@@ -132,13 +115,13 @@ class EmbeddingContext:
         end = 0
         for chunk in chunks:
             start, end = end, end + len(chunk.tokens)
-            self._tokens[start:end] = chunk.tokens
-            self._positions[start:end] = range(chunk.start, chunk.start + end - start)
-            self._slots[start:end] = chunk.slot
-        self._outputs[:end] = is_output
-        self._batch.n_tokens = end
+            self._rows.tokens[start:end] = chunk.tokens
+            self._rows.positions[start:end] = range(chunk.start, chunk.start + end - start)
+            self._rows.slots[start:end] = chunk.slot
+        self._rows.outputs[:end] = is_output
+        self._rows.batch.n_tokens = end
         c.llama_set_embeddings(self.pointer, is_output)
-        _check(self._run_pass(self.pointer, self._batch))
+        _check(self._run_pass(self.pointer, self._rows.batch))
         c.llama_synchronize(self.pointer)
 
     def _vector(self, slot: int) -> Vector:
