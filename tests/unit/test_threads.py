@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocak.llama.threads import WINDOW_S, Usage, threads_beside
+from ocak.llama.threads import STALE_S, WINDOW_S, Usage, threads_beside
 from ocak.memory.devices import cores
 
 counts = st.integers(1, 64)
@@ -40,3 +41,16 @@ def test_the_use_of_other_processes_is_seen_and_ones_own_is_not() -> None:
         time.sleep(2 * WINDOW_S)
         others = usage.others()
     assert others is not None and 0.3 < others <= len(cores()) + 0.1
+
+
+def test_a_load_that_was_there_while_the_engine_was_idle_is_not_held_against_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, busy = 0.0, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(Usage, "_busy_s", lambda _usage: busy)
+    usage = Usage()
+    now, busy = STALE_S, 2 * STALE_S  # two cores, until a moment ago
+    assert usage.others() is None
+    now += WINDOW_S
+    assert usage.others() == 0.0

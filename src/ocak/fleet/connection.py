@@ -115,7 +115,7 @@ class Connection:
         while True:
             match await self._receive():
                 case Events(events, stats):
-                    self.stats = stats
+                    self.stats = stats or self.stats
                     for handle, event in events:
                         self._hand_out(handle, event)
                 case Reply() as reply:

@@ -21,15 +21,19 @@ class Team:
     def __init__(self, size: int) -> None:
         self._size = size
         self._held: list[int] = []
+        self._is_settled = False  # whether it was tried
 
     def spread(self) -> None:
         """Give each thread a core of its own, once, if there are as many cores as threads.
 
         The process's first thread is left alone: what it starts later would inherit its one core.
         """
+        if self._is_settled:
+            return
+        self._is_settled = True
         mine = sorted(cores())
         is_first = threading.current_thread() is threading.main_thread()
-        if self._held or is_first or len(mine) != self._size or not TASKS.is_dir():
+        if is_first or len(mine) != self._size or not TASKS.is_dir():
             return
         members = [threading.get_native_id(), *_kernel_threads()]
         if len(members) == self._size:
@@ -40,6 +44,7 @@ class Team:
         for thread in self._held:
             _hold(thread, cores())
         self._held = []
+        self._is_settled = False
 
 
 def run_anywhere() -> None:

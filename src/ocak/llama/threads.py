@@ -13,6 +13,7 @@ import psutil
 from ocak.memory.devices import cores
 
 WINDOW_S = 0.5
+STALE_S = 2.0  # a window this old reaches back to when the engine was idle, and tells of a load that may be over
 MARGIN = 0.1  # of a core, so that half a core does not flicker
 
 
@@ -49,13 +50,13 @@ class Usage:
         self._seen_s = self._busy_s()
 
     def others(self) -> float | None:
-        """Return how many cores others used since the last answer; None before a window has passed."""
+        """Return how many cores others used since the last look; None before a window has passed or long after."""
         now = time.monotonic()
         passed_s = now - self._seen_at
         if passed_s < WINDOW_S:
             return None
         before, self._seen_s, self._seen_at = self._seen_s, self._busy_s(), now
-        return max(0.0, (self._seen_s - before) / passed_s)
+        return max(0.0, (self._seen_s - before) / passed_s) if passed_s < STALE_S else None
 
     def _busy_s(self) -> float:
         mine, own = cores(), self._process.cpu_times()

@@ -15,15 +15,16 @@ Messages = asyncio.Queue[msgspec.Struct | None]  # None: closed
 
 
 class End(Generic[Incoming]):
-    """Has what `worker.channel.Channel` has. For its loop's thread alone."""
+    """Has what `worker.channel.VoicedChannel` has."""
 
     def __init__(self, inbox: Messages, outbox: Messages) -> None:
         self._inbox = inbox
         self._outbox = outbox
+        self._loop = asyncio.get_running_loop()
 
     def send(self, message: msgspec.Struct) -> None:
-        """Hand the message over; nobody reads it once the pipe is closed."""
-        self._outbox.put_nowait(message)
+        """Hand the message over, from any thread; nobody reads it once the pipe is closed."""
+        self._loop.call_soon_threadsafe(self._outbox.put_nowait, message)
 
     async def receive(self) -> Incoming:
         """Return the next message, or raise `ChannelClosed`."""

@@ -12,16 +12,16 @@ import sys
 import msgspec
 
 from ocak.telemetry import logs
-from ocak.worker.channel import Channel
+from ocak.worker.channel import VoicedChannel
 from ocak.worker.messages import ToWorker
 
 PR_SET_PDEATHSIG = 1
-SWITCH_INTERVAL_S = 0.00005  # after each step the engine must not wait for the socket's loop to finish its turn
+SWITCH_INTERVAL_S = 0.0005  # after a step the engine waits no longer for a thread that has the interpreter
 TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 
 
 async def _serve(sock: socket.socket) -> None:
-    channel = await Channel.open(sock, TO_WORKER)
+    channel = await VoicedChannel.open(sock, TO_WORKER)
     from ocak.worker.service import Worker  # imports llama.cpp: after the socket is open
 
     await Worker(channel).run()

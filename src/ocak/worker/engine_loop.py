@@ -30,6 +30,7 @@ from ocak.worker.prompt_logprobs import PromptReport
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
 
+STATS_EVERY_S = 0.05  # while answers go on; when one begins or ends they are told at once
 CHECK_EVERY_S = 60.0  # the invariants, when idle: milliseconds, tens of them with very many cells
 
 
@@ -87,6 +88,7 @@ class EngineLoop:
         self._is_stopped = False
         self._answers: dict[int, Answer] = {}
         self._busy_s = 0.0
+        self._told_stats_at = 0.0
         self._checked_at = 0.0
 
     def start_answer(self, answer: Answer) -> None:
@@ -111,10 +113,11 @@ class EngineLoop:
         while not self._is_stopped:
             self._wait_for_work()
             started = time.perf_counter()
+            num_answers = len(self._answers)
             if self._take_commands():
-                self._tell_front([])
+                self._tell_front([], with_stats=True)
             if self._engine.has_work and (events := self._step()):
-                self._tell_front(events)
+                self._tell_front(events, with_stats=len(self._answers) != num_answers)
             self._busy_s += time.perf_counter() - started
         for handle in list(self._answers):
             self._forget(handle)
@@ -148,7 +151,12 @@ class EngineLoop:
         self._engine.submit(command.sequence)
         return False
 
-    def _tell_front(self, events: list[tuple[int, RequestEvent]]) -> None:
+    def _tell_front(self, events: list[tuple[int, RequestEvent]], *, with_stats: bool) -> None:
+        now = time.monotonic()
+        if not with_stats and now - self._told_stats_at < STATS_EVERY_S:
+            self._publish(Events(events))
+            return
+        self._told_stats_at = now
         self._publish(Events(events, self._engine.stats(self._busy_s)))
 
     def _forget(self, handle: int) -> bool:

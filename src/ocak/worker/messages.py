@@ -131,10 +131,10 @@ RequestEvent = Started | PromptScored | Delta | Finished | Embedded | Failed
 
 
 class Events(msgspec.Struct, frozen=True, tag=True):
-    """Pairs of a handle and its next event, in the order they came; `stats` as they stood after them."""
+    """Pairs of a handle and its next event, in the order they came; `stats`, if any, as they stood after them."""
 
     events: list[tuple[int, RequestEvent]]
-    stats: EngineStats
+    stats: EngineStats | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, tag=True):
@@ -169,7 +169,7 @@ class Front(Protocol):
     """A worker's way to the front."""
 
     def send(self, message: msgspec.Struct) -> None:
-        """Queue one message; it is dropped once the front has gone."""
+        """Queue one message, from any thread; it is dropped once the front has gone."""
         ...
 
     async def receive(self) -> ToWorker:

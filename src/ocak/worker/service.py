@@ -37,7 +37,6 @@ from ocak.worker.messages import (
     Cancel,
     Detokenize,
     Embed,
-    Events,
     Front,
     Heartbeat,
     Load,
@@ -136,7 +135,7 @@ class Worker:
         piece = self._loaded.model.vocabulary.piece
         self._answering = Answering(self._loaded)
         self._grammars = None if self._loaded.grammars is None else Grammars(self._loaded.grammars)
-        self._engine_loop = EngineLoop(self._loaded.engine, piece, self._publish, self._step_watch)
+        self._engine_loop = EngineLoop(self._loaded.engine, piece, self._channel.send, self._step_watch)
         self._states = States(options, self._loaded, self._engine_loop, self._disk)
         self._is_serving = True
         self._engine_thread.submit(self._drive)
@@ -161,11 +160,8 @@ class Worker:
         """Tell the front; return whether to go on."""
         if progress - self._progress >= PROGRESS_STEP:
             self._progress = progress
-            self._loop.call_soon_threadsafe(self._channel.send, Loading(progress))
+            self._channel.send(Loading(progress))
         return not self._is_closing
-
-    def _publish(self, events: Events) -> None:
-        self._loop.call_soon_threadsafe(self._channel.send, events)
 
     def _handle(self, message: ToWorker) -> None:
         match message:
