@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocak.llama.threads import STALE_S, WINDOW_S, Usage, threads_beside
+from ocak.llama.threads import STALE_S, TASKS, WINDOW_S, Usage, threads_beside
 from ocak.memory.devices import cores
 
 counts = st.integers(1, 64)
@@ -41,6 +43,28 @@ def test_the_use_of_other_processes_is_seen_and_ones_own_is_not() -> None:
         time.sleep(2 * WINDOW_S)
         others = usage.others()
     assert others is not None and 0.3 < others <= len(cores()) + 0.1
+
+
+@pytest.mark.skipif(not TASKS.is_dir(), reason="Linux keeps the account")
+def test_who_shares_a_core_with_a_held_thread_is_seen_to_want_all_of_it() -> None:
+    core = min(cores())
+    spin = f"import os, time; os.sched_setaffinity(0, {{{core}}}); end = time.time() + {4 * WINDOW_S}"
+    seen: list[float | None] = []
+
+    def work() -> None:
+        os.sched_setaffinity(0, {core})
+        end = time.monotonic() + 2 * WINDOW_S
+        while time.monotonic() < end:
+            pass
+        seen.append(usage.others())
+
+    with subprocess.Popen([sys.executable, "-c", f"{spin}\nwhile time.time() < end: pass"]):
+        time.sleep(WINDOW_S)  # until it runs
+        usage = Usage()
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert seen[0] is not None and 0.75 < seen[0] <= len(cores()) + 0.1
 
 
 def test_a_load_that_was_there_while_the_engine_was_idle_is_not_held_against_it(

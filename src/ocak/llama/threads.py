@@ -6,7 +6,9 @@ two threads beside a busy process gave 55 token/s, one gave 69 (16 sequences, 2 
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import psutil
 
@@ -41,8 +43,15 @@ def threads_beside(others: float, num_cores: int, most: int, current: int) -> in
     return min(max(current, low), high)
 
 
+TASKS = Path("/proc/self/task")
+
+
 class Usage:
-    """What other processes use of this process's cores; those of a lower priority yield, and do not count."""
+    """What other processes want of this process's cores: what they use, and what its threads wait for.
+
+    A process that shares a core with a thread that is held there gets but half of it. Those of a lower priority
+    yield, and do not count.
+    """
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -50,7 +59,7 @@ class Usage:
         self._seen_s = self._busy_s()
 
     def others(self) -> float | None:
-        """Return how many cores others used since the last look; None before a window has passed or long after."""
+        """Return how many cores others wanted since the last look; None before a window has passed or long after."""
         now = time.monotonic()
         passed_s = now - self._seen_at
         if passed_s < WINDOW_S:
@@ -61,4 +70,15 @@ class Usage:
     def _busy_s(self) -> float:
         mine, own = cores(), self._process.cpu_times()
         every = [times for core, times in enumerate(psutil.cpu_times(percpu=True)) if core in mine]
-        return sum(times.user + times.system for times in every) - own.user - own.system
+        return sum(times.user + times.system for times in every) - own.user - own.system + _waited_s()
+
+
+def _waited_s() -> float:
+    """Seconds for which this process's threads were ready to run and had no core; 0 where nobody counts them."""
+    waited_ns = 0
+    for task in os.listdir(TASKS) if TASKS.is_dir() else ():
+        try:
+            waited_ns += int((TASKS / task / "schedstat").read_text().split()[1])
+        except (OSError, IndexError, ValueError):  # it has ended, or the kernel keeps no account
+            continue
+    return waited_ns / 1e9
