@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import pytest
@@ -15,7 +15,7 @@ from ocak.core.request import Sampling
 from ocak.engine.engine import Engine
 from ocak.engine.outputs import Admitted, Broken, Sampled
 from ocak.engine.runner import Aborted, Chunk, FakeRunner, Logprobs, NoRoom, RunFailed
-from ocak.engine.scheduler import SchedulerLimits
+from ocak.engine.scheduler import UNIFORM_ROWS, SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slot_limits import Reuse
 
@@ -123,6 +123,17 @@ def test_batching_never_changes_the_tokens(jobs: list[Job], slots: int, budget: 
     alone = [serve([job], limits(1, 10_000))[0][0] for job in jobs]
     together, _, _ = serve(jobs, limits(slots, budget))
     assert together == alone
+
+
+@settings(deadline=None)
+@given(jobs_strategy, st.integers(1, 6))
+def test_uniform_steps_hold_one_token_of_each_or_a_short_part_of_one_prompt(jobs: list[Job], slots: int) -> None:
+    alone = [serve([job], limits(1, 10_000))[0][0] for job in jobs]
+    together, runner, _ = serve(jobs, replace(limits(slots, 64), is_uniform=True))
+    assert together == alone
+    for batch in runner.batches:
+        rows = [len(chunk.tokens) for chunk in batch]
+        assert set(rows) == {1} or (len(rows) == 1 and rows[0] <= UNIFORM_ROWS)
 
 
 @settings(deadline=None)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocak.engine.padding import RETRY, TILE, RowTimes, gaps, neighbours, reach, tiled
+from ocak.engine.padding import RETRY, TILE, RowTimes, gaps, neighbours, reach, tile_mates, tiled
 
 slots = st.sets(st.integers(0, 31), min_size=1)
 
@@ -71,3 +71,11 @@ def test_both_ways_are_tried_and_tried_again_now_and_then() -> None:
     assert {first, second} == {15, 16}
     later = [times.best(15, 16) for _ in range(RETRY)]
     assert later.count(first) == RETRY - 1
+
+
+@given(st.sets(st.integers(0, 63), min_size=1))
+def test_tile_mates_make_whole_tiles_of_slots(busy: set[int]) -> None:
+    mates = tile_mates(busy)
+    assert not busy & set(mates) and len(mates) == len(set(mates))
+    assert {slot // TILE for slot in mates} <= {slot // TILE for slot in busy}
+    assert len(busy) + len(mates) == TILE * len({slot // TILE for slot in busy})

@@ -142,6 +142,12 @@ class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
         Literal["lookup", "off"],
         Meta(description="guess a lone answer's next tokens from the text so far, where that pays"),
     ] = "lookup"
+    deterministic: Annotated[
+        bool,
+        Meta(
+            description="the same tokens for the same request, whatever else runs; slower, see docs/determinism.md"
+        ),
+    ] = False
     max_queued: Annotated[
         int, Meta(ge=0, le=1_000_000, description="requests that may wait; more are refused at once")
     ] = 128
@@ -162,7 +168,9 @@ class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
         bool, Meta(description="keep the KV cache on the GPU", extra={"env": [LEGACY + "KV_OFFLOAD"]})
     ] = True
     kv_type: Annotated[KvType, Meta(description="type of the KV cache's cells")] = "f16"
-    flash_attn: Annotated[Literal["auto", "on", "off"], Meta(description="flash attention")] = "auto"
+    flash_attn: Annotated[
+        Literal["auto", "on", "off"], Meta(description="flash attention; auto: plain for long contexts on a CPU")
+    ] = "auto"
     mmap: Annotated[
         bool, Meta(description="map the file instead of reading it", extra={"env": [LEGACY + "USE_MMAP"]})
     ] = True

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from itertools import pairwise
 
 TILE = 4
+MOST_TILE = 16  # that some kernels take at a time, and the rest by others that add up in another order
 DEPTH = 256  # llama.cpp attends over cells in steps of these
 SMOOTHING = 0.3
 GAIN = 0.97  # what padding must at least save, to be worth its cells
@@ -57,6 +58,12 @@ def gaps(busy: Collection[int], others: Collection[int]) -> list[int]:
     """
     short = (range(a + 1, b) for a, b in pairwise(sorted(busy)) if b - a <= TILE)
     return [slot for gap in short for slot in gap if slot in others]
+
+
+def tile_mates(busy: Collection[int]) -> list[int]:
+    """Return the other slots of the busy ones' tiles, where each of a slot's rows is in the tile of its number."""
+    tiles = {slot // TILE for slot in busy}
+    return [slot for tile in tiles for slot in range(tile * TILE, (tile + 1) * TILE) if slot not in busy]
 
 
 def neighbours(busy: Collection[int], others: Collection[int], count: int) -> list[int]:

@@ -25,6 +25,7 @@ from ocak.engine.turns import Turn, Turns
 from ocak.engine.waiting import Waiting
 
 GRAIN = 16  # chunks of whole grains suit the kernels
+UNIFORM_ROWS = 48  # of one sequence in a batch, where every row is to be computed by the same kernels: below 64
 STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prompt
 
 
@@ -40,6 +41,7 @@ class SchedulerLimits:
     keeps_prefixes: bool = False
     host_tokens: int = 0  # of prefixes saved to host memory
     moves_cells: bool = True  # a shift need not compute what stays again
+    is_uniform: bool = False  # rows are computed by the same kernels, whoever else is there
 
     def __post_init__(self) -> None:
         assert self.num_cells >= self.context > 1, "one sequence must fit"
@@ -109,7 +111,8 @@ class Scheduler:
         turn = self._turns.next(_adapters(decoding), _adapters(prompts))
         prompts = _of(prompts, turn.adapter)
         if turn.is_prefill:
-            return self._prefill_rows(prompts, prefill_tokens), turn
+            rows = self._uniform_rows if self.limits.is_uniform else self._prefill_rows
+            return rows(prompts, prefill_tokens), turn
         return _decode_rows(_of(decoding, turn.adapter), prompts), turn
 
     def advance(self, batch: Batch) -> None:
@@ -236,6 +239,11 @@ class Scheduler:
         is_shared = self.limits.shares_cells and prefix.holder in self.running
         fresh = sequence.num_wanted - (prefix.length if is_shared else 0)
         return self.num_committed + fresh <= self.limits.num_cells
+
+    def _uniform_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
+        """A part of the prompt whose turn it is: of several, llama.cpp would run the longer ones' rests apart."""
+        sequence = min(prompts.values(), key=lambda sequence: sequence.prefill_turn)
+        return [(sequence, min(wanted, UNIFORM_ROWS, sequence.most_tokens(MOST_SCORED)))]
 
     def _prefill_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
         """Whole prompts in the order of their turns, and a part of the one that no longer fits.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ocak.core.errors import LoadFailed
 from ocak.core.rope import RopeOptions
-from ocak.engine.padding import TILE
+from ocak.engine.padding import MOST_TILE, TILE
 from ocak.engine.runner import MOST_SCORED, Aborted, Chunk, NoRoom, RunFailed
 from ocak.engine.slot_limits import Reuse
 from ocak.engine.speculation import MOST_GUESSES
@@ -49,17 +49,25 @@ class ContextOptions:
     flash_attn: str
     keeps_prefixes: bool = True
     rope: RopeOptions = RopeOptions()
+    is_uniform: bool = False  # a row is computed by the same kernels, whoever else is in the batch
 
     @property
     def is_unified(self) -> bool:
         return self.kv_cells < self.context * self.parallel
 
     @property
+    def cells_per_slot(self) -> int:
+        """Where rows must fill their tiles, there is room for that behind the last token."""
+        return self.context + MOST_TILE if self.is_uniform else self.context
+
+    @property
     def max_outputs(self) -> int:
         """Rows of a batch that may have logits: every slot's, those that fill a tile, and a prompt's; or guesses'.
 
-        Guesses have their batch to themselves.
+        Guesses have their batch to themselves. Where rows must fill their tiles, all of a step's may have some.
         """
+        if self.is_uniform:
+            return self.num_slots * MOST_TILE // TILE + MOST_SCORED + MOST_TILE
         return max(self.num_slots + TILE + MOST_SCORED, MOST_GUESSES + 1)
 
     @property
@@ -81,7 +89,7 @@ class Output:
 class LlamaContext:
     def __init__(self, model: LlamaModel, options: ContextOptions) -> None:
         self._options = options
-        self._num_vocab = model.vocabulary.size
+        self.num_vocab = model.vocabulary.size
         self.pointer = c.llama_init_from_model(model.pointer, _params(options))
         if not self.pointer:
             raise LoadFailed(
@@ -91,7 +99,10 @@ class LlamaContext:
             )
         self.num_slots = options.num_slots
         self.context = options.context
+        self.cells_per_slot = options.cells_per_slot
+        self.tile = TILE  # rows that kernels take at a time
         self.is_unified = options.is_unified
+        self.is_uniform = options.is_uniform
         self.reuse: Reuse = "parts" if model.can_trim else "wholes"
         self.threads = options.threads
         self.batch_tokens = options.batch_tokens
@@ -144,7 +155,17 @@ class LlamaContext:
                 num_extra -= 1
                 num_before += 1
         self._rows.batch.n_tokens = end
-        return outputs
+        return self._fill_tile(outputs, end, num_outputs) if self.is_uniform else outputs
+
+    def _fill_tile(self, outputs: list[Output], end: int, num_outputs: int) -> list[Output]:
+        """Have so many rows' logits computed that the last tile of them is full; return where those wanted are."""
+        wanted = self._rows.outputs[:end]
+        rows = np.flatnonzero(wanted)
+        missing = max(num_outputs - len(rows), -len(rows) % self.tile)
+        wanted[np.flatnonzero(wanted == 0)[:missing]] = 1
+        index = (np.cumsum(wanted)[rows] - 1).tolist()
+        self.scored_at = {slot: index[before] for slot, before in self.scored_at.items()}
+        return [Output(output.row, index[output.index]) for output in outputs]
 
     def decode(self) -> None:
         """Run the forward pass over the batch. Raises `NoRoom`, `Aborted` or `RunFailed`."""
@@ -181,9 +202,9 @@ class LlamaContext:
         """A view of the last pass's logits: outputs x vocabulary; rows beyond the last output mean nothing."""
         address = ctypes.addressof(c.llama_get_logits(self.pointer).contents)
         if address != self._logits_address:
-            size = self._options.max_outputs * self._num_vocab
+            size = self._options.max_outputs * self.num_vocab
             flat: NDArray[np.float32] = np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
-            self._logits, self._logits_address = flat.reshape(-1, self._num_vocab), address
+            self._logits, self._logits_address = flat.reshape(-1, self.num_vocab), address
         return self._logits
 
     def abort(self) -> None:
@@ -242,7 +263,7 @@ class LlamaContext:
 def _params(options: ContextOptions) -> object:
     params = c.llama_context_default_params()
     params.n_ctx = (
-        pad_cells(options.kv_cells) if options.is_unified else pad_cells(options.context) * options.parallel
+        pad_cells(options.kv_cells) if options.is_unified else pad_cells(options.cells_per_slot) * options.parallel
     )
     params.n_batch = params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.num_slots

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ocak.core.request import Sampling
-from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tiled
+from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tile_mates, tiled
 from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.runner import CellData, Chunk, Logprobs, NoRoom, NoToken
 from ocak.llama.adapters import LlamaAdapters
@@ -60,7 +60,7 @@ class LlamaRunner:
         try:
             outputs = self._decode(chunks, lent, padding)
         except NoRoom:
-            if not (lent or padding):
+            if self._context.is_uniform or not (lent or padding):
                 raise
             outputs = self._decode(chunks, [], {})
         if self._threads.value == self._context.threads:
@@ -76,8 +76,12 @@ class LlamaRunner:
     def abort(self) -> None:
         self._context.abort()
 
+    def last_logits(self, place: int) -> NDArray[np.float32]:
+        """A view of what the last run's sampler of this place saw; until the next run."""
+        return self._context.logits()[self._outputs[place].index]
+
     def logprobs(self, place: int, token: int, count: int) -> Logprobs:
-        return logprobs(self._context.logits()[self._outputs[place].index], token, count)
+        return logprobs(self.last_logits(place), token, count)
 
     def prompt_logprobs(self, slot: int, place: int, token: int, count: int) -> Logprobs:
         row = self._context.scored_at[slot] + place
@@ -119,9 +123,11 @@ class LlamaRunner:
 
     def _lend(self, chunks: Sequence[Chunk]) -> list[int]:
         """Return the idle slots that are to run a token beside the chunks, because that is quicker."""
+        busy = [chunk.slot for chunk in chunks]
+        if self._context.is_uniform:
+            return tile_mates(busy) if _is_flat(chunks) else []
         if len(chunks) == 1 or min(len(chunk.tokens) for chunk in chunks) > 1:
             return []
-        busy = [chunk.slot for chunk in chunks]
         idle = self._idle(chunks)
         room = self._context.batch_tokens - sum(len(chunk.tokens) for chunk in chunks)
         closing = [] if self._context.is_unified else gaps(busy, idle)
@@ -147,11 +153,15 @@ class LlamaRunner:
 
     def _decode(self, chunks: Sequence[Chunk], lent: list[int], padding: dict[int, int]) -> list[Output]:
         """Run the padded chunks beside a token in each slot lent; return where the samplers' logits are."""
-        extra = [Chunk(slot, self._lengths[slot], (0,), None) for slot in lent]
+        extra = [Chunk(slot, self._lengths[slot], (0,) * self._rows_each, None) for slot in lent]
         rows = sorted([*chunks, *extra], key=lambda chunk: chunk.slot)
         num_decoding = sum(chunk.sampler is not None and len(chunk.tokens) == 1 for chunk in chunks)
         is_tiled = len(rows) % TILE == 0  # then the logits are too
-        outputs = self._context.fill(rows, padding, tiled(num_decoding) if is_tiled else 0)
+        if self._context.is_uniform:
+            num_outputs = len(rows) * self._rows_each if _is_flat(chunks) else 0
+        else:
+            num_outputs = tiled(num_decoding) if is_tiled else 0
+        outputs = self._context.fill(rows, padding, num_outputs)
         started = time.perf_counter()
         try:
             self._context.decode()
@@ -164,7 +174,7 @@ class LlamaRunner:
                 if chunk.slot in padding:
                     self._context.trim(chunk.slot, chunk.start + len(chunk.tokens))
         is_one_pass = self._is_one_pass([chunk.slot for chunk in rows])
-        if is_one_pass and all(len(chunk.tokens) == 1 for chunk in rows):
+        if is_one_pass and _is_flat(rows):
             self._times.observe(len(rows), seconds)
         return outputs
 
@@ -173,17 +183,24 @@ class LlamaRunner:
 
         They are removed after the pass.
         """
+        if self._context.is_uniform and _is_flat(chunks):
+            return {chunk.slot: self._rows_each - 1 for chunk in chunks if self._rows_each > 1}
         if self._context.reuse == "wholes" or min(len(chunk.tokens) for chunk in chunks) == 1:
             return {}
         room = self._context.batch_tokens - sum(len(chunk.tokens) for chunk in chunks)
         padding: dict[int, int] = {}
         for chunk in chunks:
             rows = len(chunk.tokens)
-            wanted = tiled(rows) - rows
-            if 0 < wanted <= min(room, self._context.context - chunk.start - rows):
+            wanted = -rows % self._context.tile
+            if 0 < wanted <= min(room, self._context.cells_per_slot - chunk.start - rows):
                 padding[chunk.slot] = wanted
                 room -= wanted
         return padding
+
+    @property
+    def _rows_each(self) -> int:
+        """How many rows each of four slots gives for a step that decodes, to fill a tile."""
+        return self._context.tile // TILE
 
     def _sample(self, samplers: list[LlamaSampler], outputs: list[Output]) -> list[int | NoToken]:
         if not samplers:
@@ -210,3 +227,8 @@ class LlamaRunner:
             if picked[-1] != guess:
                 break
         return picked
+
+
+def _is_flat(chunks: Sequence[Chunk]) -> bool:
+    """Whether each has one row."""
+    return all(len(chunk.tokens) == 1 for chunk in chunks)

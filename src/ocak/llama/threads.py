@@ -59,7 +59,7 @@ class Usage:
         self._seen_s = self._busy_s()
 
     def others(self) -> float | None:
-        """Return how many cores others wanted since the last look; None before a window has passed or long after."""
+        """Return how many cores others wanted since the last look; None before a window passed, or long after."""
         now = time.monotonic()
         passed_s = now - self._seen_at
         if passed_s < WINDOW_S:

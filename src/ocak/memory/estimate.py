@@ -21,6 +21,7 @@ from ocak.memory.gguf_header import GgufHeader, GgufModel
 
 KV_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
 _CELL_PADDING: Final = 256  # llama.cpp rounds the context up to this many cells
+_FLOAT_BYTES: Final = 4
 _MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
 _SANE: Final = 1 << 24
 
@@ -77,6 +78,11 @@ def kv_bytes(header: GgufHeader, settings: KvSettings) -> int:
         + _row_bytes(header, settings.type_v, heads * value_length)
         for heads in _kv_heads(header)
     )
+
+
+def score_bytes(header: GgufHeader, rows: int, cells: int) -> int:
+    """Bytes that so many rows' attention to so many cells takes without flash attention, one layer at a time."""
+    return rows * cells * _num_heads(header) * _FLOAT_BYTES
 
 
 def _row_bytes(header: GgufHeader, kv_type: str, num_elements: int) -> int:

@@ -18,8 +18,9 @@ from ocak.core.request import Message, Sampling
 from ocak.core.status import ModelInfo
 from ocak.engine.embedder import Embedder
 from ocak.engine.engine import Engine
+from ocak.engine.padding import MOST_TILE, tiled
 from ocak.engine.runner import Chunk
-from ocak.engine.scheduler import SchedulerLimits
+from ocak.engine.scheduler import UNIFORM_ROWS, SchedulerLimits
 from ocak.llama import library
 from ocak.llama.adapters import LlamaAdapters
 from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
@@ -28,11 +29,13 @@ from ocak.llama.grammar import GrammarCompiler
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.runner import LlamaRunner
 from ocak.llama.sampler import SamplerFactory
+from ocak.llama.uniform import settle_tile
 from ocak.memory.devices import cores, present_gpu
 from ocak.memory.estimate import KvSettings, kv_bytes
 from ocak.memory.gguf_header import GgufHeader, read_model
 from ocak.memory.lora_file import read_adapter
 from ocak.memory.model_kind import pooling_of
+from ocak.worker.attention import flash_attention
 from ocak.worker.chat import Chat
 from ocak.worker.embedding import EmbeddingWork
 from ocak.worker.embedding_load import embedding_info, embedding_options, embedding_work, load_embedder
@@ -104,15 +107,20 @@ def _load_writer(model: LlamaModel, header: GgufHeader, options: LoadOptions, wa
     chat = None if template is None else Chat(template, options.tool_format, options.reasoning_format)
     prompts = PromptReader(model.vocabulary, chat)
     sizes = context_options(options, model.trained_context)
+    gpu = library.gpu_device() if options.gpu_layers != 0 else None
+    sizes = replace(sizes, flash_attn=flash_attention(sizes, header, is_on_cpu=gpu is None))
     adapters = LlamaAdapters(model, options.lora)
     context = LlamaContext(model, sizes)
     with _freed_on_failure(context):
         runner = LlamaRunner(context, model.vocabulary, adapters, holds_cores=options.holds_cores)
         _warm_up(runner, context, sizes, adapters.names)
+        if sizes.is_uniform:
+            if context.reuse != "parts":
+                raise LoadFailed("deterministic needs a model whose memory gives single tokens back: leave it out")
+            settle_tile(runner, context)
         # A sequence that cannot lose its end cannot lose its middle either.
         can_shift = context.reuse == "parts"
         rules = context_rules(sizes.context, options.context_policy, options.n_keep, can_shift=can_shift)
-    gpu = library.gpu_device() if options.gpu_layers != 0 else None
     info = ModelInfo(
         architecture=model.architecture,
         name=model.name,
@@ -172,11 +180,13 @@ def context_options(options: LoadOptions, trained_context: int) -> ContextOption
         )
     if options.parallel > library.MAX_SEQUENCES:
         raise LoadFailed(f"parallel {options.parallel} is more than llama.cpp's {library.MAX_SEQUENCES} sequences")
+    _check_deterministic(options)
     context = options.context or min(trained_context, DEFAULT_CONTEXT)
-    kv_cells = min(options.kv_cells, context * options.parallel) or context * options.parallel
+    parallel = tiled(options.parallel) if options.deterministic else options.parallel
+    kv_cells = min(options.kv_cells, context * parallel) or context * parallel
     if context < MIN_CONTEXT:
         raise LoadFailed(f"context {context} has no room for a prompt and an answer; set --context 512 or more")
-    if pad_cells(context) * options.parallel > INT32_MAX:
+    if pad_cells(context + MOST_TILE) * parallel > INT32_MAX:
         raise LoadFailed(
             f"context {context} x parallel {options.parallel} is more than {INT32_MAX} cells; set less of either"
         )
@@ -187,16 +197,30 @@ def context_options(options: LoadOptions, trained_context: int) -> ContextOption
         )
     return ContextOptions(
         context=context,
-        parallel=options.parallel,
+        parallel=parallel,
         kv_cells=kv_cells,
-        batch_tokens=max(options.batch_tokens, options.parallel),
+        batch_tokens=max(options.batch_tokens, parallel, UNIFORM_ROWS if options.deterministic else 0),
         threads=options.threads or len(cores()),
         kv_type=options.kv_type,
         kv_offload=options.kv_offload,
-        flash_attn=options.flash_attn,
+        flash_attn="on" if options.deterministic else options.flash_attn,
         keeps_prefixes=options.prefix_cache,
         rope=options.rope,
+        is_uniform=options.deterministic,
     )
+
+
+def _check_deterministic(options: LoadOptions) -> None:
+    if options.deterministic and options.kv_cells:
+        raise LoadFailed(
+            "deterministic needs cells of its own for every sequence, and kv_cells has them shared: "
+            "leave out --kv-cells or --deterministic"
+        )
+    if options.deterministic and options.flash_attn == "off":
+        raise LoadFailed(
+            "deterministic needs flash attention, for the plain one adds up differently as a context grows: "
+            "leave out --flash-attn off or --deterministic"
+        )
 
 
 def _cache_ram(options: LoadOptions, context: LlamaContext, sizes: ContextOptions) -> int:
@@ -217,10 +241,11 @@ def _engine(
         shares_cells=sizes.is_unified,
         reuse=context.reuse,
         keeps_prefixes=options.prefix_cache,
-        moves_cells=context.moves_cells,
+        moves_cells=context.moves_cells and not sizes.is_uniform,  # as one that was computed again
+        is_uniform=sizes.is_uniform,
         host_tokens=info.cache_ram_bytes * sizes.kv_cells // max(1, info.kv_bytes),
     )
-    speculates = options.speculation == "lookup"
+    speculates = options.speculation == "lookup" and not sizes.is_uniform
     return Engine(runner, limits, step_target_s=options.step_target_s, speculates=speculates)
 
 
