@@ -78,7 +78,8 @@ class LlamaRunner:
 
     def last_logits(self, place: int) -> NDArray[np.float32]:
         """A view of what the last run's sampler of this place saw; until the next run."""
-        return self._context.logits()[self._outputs[place].index]
+        logits: NDArray[np.float32] = self._context.logits()[self._outputs[place].index]
+        return logits
 
     def logprobs(self, place: int, token: int, count: int) -> Logprobs:
         return logprobs(self.last_logits(place), token, count)
