@@ -17,7 +17,7 @@ def logprobs(logits: NDArray[np.float32], token: int, count: int, *, is_ranked: 
     """
     best = _largest(logits, min(count, len(logits)))
     with np.errstate(invalid="ignore"):  # infinite logits
-        peak = logits.max()
+        peak = np.max(logits)
         total = float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
     return Logprobs(
         _finite(float(logits[token]) - total),

@@ -64,14 +64,14 @@ class LlamaSampler:
 
     def _take(self, forbidden: NDArray[np.bool_]) -> int:
         """Return the only token that is left."""
-        token = int(forbidden.argmin())
+        token = int(np.argmin(forbidden))
         self.read([token])
         return token
 
     def _pick_among(self, allowed: NDArray[np.intp], logits: NDArray[np.float32]) -> int:
         """Hand the few that are left to the samplers, instead of the whole vocabulary."""
         if self.chain is None:
-            return int(allowed[logits[allowed].argmax()])
+            return int(allowed[np.argmax(logits[allowed])])
         candidates = np.zeros(len(allowed), CANDIDATE)
         candidates["id"] = allowed
         candidates["logit"] = logits[allowed]
@@ -93,7 +93,7 @@ class LlamaSampler:
 
     def _pick(self, context: object, row: int, logits: NDArray[np.float32]) -> int:
         if self.chain is None:
-            return int(logits.argmax())
+            return int(np.argmax(logits))
         return int(c.llama_sampler_sample(self.chain, context, row))
 
 
