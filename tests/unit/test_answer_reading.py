@@ -245,7 +245,7 @@ def test_several_calls_are_told_apart(style, text, shown):
         ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "\\ud800"}}</tool_call>'),
         ("hermes", '<tool_call>{"name": "f", "arguments": {}, "name": "get_weather"}</tool_call>'),
         ("hermes", "<tool_call>" + '{"name":"f","arguments":{"a":' + "[" * 100_000),
-        ("hermes", '<tool_call>{"name":"f","arguments":{"a":' + "[" * 5000 + "]" * 5000 + "}}"),
+        ("hermes", '<tool_call>{"name":"f","arguments":{"a":' + "[" * 50_000 + "]" * 50_000 + "}}"),
         ("hermes", "  a <tool_call"),
         ("llama3", '{"name": "Alice", "parameters": {}}'),
         ("llama3", "<|python_tag|>print(1)"),
