@@ -94,6 +94,21 @@ def test_sending_to_one_that_has_gone_is_no_error_and_the_reader_is_told() -> No
     asyncio.run(run())
 
 
+def test_a_voice_that_breaks_ends_the_channel_for_both_sides() -> None:
+    """Or the worker would go on in silence, until somebody missed its heartbeat."""
+
+    async def run() -> None:
+        async with channels() as (front, worker):
+            worker.send(Note(1, "\ud800"))  # no UTF-8
+            worker.send(Note(2))
+            with pytest.raises(ChannelClosed):
+                await front.receive()
+            with pytest.raises(ChannelClosed):
+                await worker.receive()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
 @pytest.mark.parametrize(
     "data", [LENGTH.pack(MAX_FRAME_BYTES + 1), LENGTH.pack(3) + b"abc", LENGTH.pack(100) + b"short"]
 )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import select
 import socket
 import struct
 import threading
+from contextlib import suppress
 from typing import Generic, Self, TypeVar
 
 import msgspec
+
+logger = logging.getLogger("ocak.worker")
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 LENGTH = struct.Struct(">I")
@@ -82,8 +86,8 @@ class VoicedChannel(Channel[Incoming]):
     ) -> None:
         super().__init__(reader, writer, decoder)
         self._outbox: queue.SimpleQueue[msgspec.Struct | None] = queue.SimpleQueue()
-        socket_number = os.dup(writer.get_extra_info("socket").fileno())
-        threading.Thread(target=self._speak, args=(socket_number,), name="voice", daemon=True).start()
+        sock = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+        threading.Thread(target=self._speak, args=(sock,), name="voice", daemon=True).start()
 
     def send(self, message: msgspec.Struct) -> None:
         self._outbox.put(message)
@@ -92,20 +96,29 @@ class VoicedChannel(Channel[Incoming]):
         super().close()
         self._outbox.put(None)
 
-    def _speak(self, socket_number: int) -> None:
-        with open(socket_number, "wb", buffering=0) as sock:
-            while (message := self._outbox.get()) is not None:
-                try:
-                    _write(sock.fileno(), self._frame(message))
-                except OSError:  # the other side has gone, as the reader will see
-                    return
+    def _speak(self, sock: socket.socket) -> None:
+        """Write what comes; whatever ends this ends the channel, for a worker that cannot speak is of no use."""
+        with sock:
+            try:
+                while (message := self._outbox.get()) is not None:
+                    _write(sock, self._frame(message))
+            except OSError:
+                logger.info("the other side has gone")
+            except Exception:
+                # The boundary of the thread: the end of the socket tells both sides.
+                logger.exception("a message could not be sent")
+            finally:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
 
 
-def _write(socket_number: int, data: bytes) -> None:
+def _write(sock: socket.socket, data: bytes) -> None:
     """Write all, waiting for the other side to read."""
     rest = memoryview(data)
     while rest:
         try:
-            rest = rest[os.write(socket_number, rest) :]
+            rest = rest[sock.send(rest) :]
         except BlockingIOError:
-            select.select([], [socket_number], [])
+            room = select.poll()
+            room.register(sock, select.POLLOUT)
+            room.poll()
