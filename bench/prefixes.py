@@ -6,7 +6,6 @@ here, with its own prompt caches on. Every run has prefixes of its own, so compu
 
 import asyncio
 import json
-import math
 from collections import defaultdict
 from statistics import median
 
@@ -54,9 +53,7 @@ def _sample(server: Server, work: Load, samples: Samples) -> None:
 
 
 def _prompt_tokens(server: Server) -> float:
-    """How many the server has computed so far; not a number where it does not tell."""
-    if server.program.name == LCP:
-        return math.nan
+    """How many the server has computed so far."""
     name = "ocak_engine_prompt_tokens_total" if server.program.is_ocak else "llamacpp:prompt_tokens_total"
     return scrape.metrics(server)[name]
 

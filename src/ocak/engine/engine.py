@@ -16,6 +16,7 @@ from ocak.engine.batch import Batch
 from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
 from ocak.engine.outputs import Admitted, Broken, Output, Sampled, Scored
 from ocak.engine.pacing import Pacer
+from ocak.engine.padding import full
 from ocak.engine.runner import Aborted, CellData, Chunk, NoRoom, NoToken, RunFailed, Runner
 from ocak.engine.scheduler import Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
@@ -95,11 +96,13 @@ class Engine:
 
     def _schedule(self) -> Batch:
         scheduler, pacer = self._scheduler, self._pacer
-        among = pacer.prefill_tokens_among(max(1, scheduler.num_decoding_groups))
-        batch = scheduler.schedule(pacer.prefill_tokens_alone if scheduler.num_present == 1 else among)
+        batch = scheduler.schedule(pacer.prefill_tokens_alone if scheduler.num_present == 1 else self._among)
         self._make(batch.moves)
         self._runner.use_adapter(batch.adapter)
         return batch
+
+    def _among(self, depth: int) -> int:
+        return self._pacer.prefill_tokens(depth, max(1, self._scheduler.num_decoding_groups))
 
     def _guess(self, batch: Batch) -> list[int]:
         """Return guesses for a sequence that decodes while nobody else does."""
@@ -114,7 +117,11 @@ class Engine:
         return self._speculator.guess(sequence, min(spare, context - len(sequence.tokens)))
 
     def _observe(self, batch: Batch, num_guessed: int, num_right: int, seconds: float) -> None:
-        self._pacer.observe(batch.num_tokens if batch.is_prefill else 0, seconds)
+        if batch.is_prefill:
+            starts = ((count, sequence.num_computed - count) for sequence, count in batch.rows)
+            self._pacer.observe_prefill([(full(count, start), start) for count, start in starts], seconds)
+        else:
+            self._pacer.observe_decode(seconds)
         if self._speculator is not None and not batch.is_prefill and len(batch.rows) == 1:
             self._speculator.observe(num_guessed, num_right, seconds)
 

@@ -1,18 +1,56 @@
 """Sizes prompt chunks, so that a token is never further behind the last than a target. Pure: it is told the times.
 
-A long chunk makes every decoding sequence wait, and a cancelled prompt hold its slot. Speed differs by model,
-machine and depth, so it is measured: the smoothed times of a prompt token, and of the step that decodes between
-two chunks.
+A long chunk makes every decoding sequence wait, and a cancelled prompt hold its slot. Speed differs by model and
+machine, so it is measured: the smoothed time of a step that decodes, what a row of a chunk costs by itself, and
+what for every token before it. Tall chunks are told from short ones: behind 1,024 tokens flash attention on a
+CPU takes 57 ms for a chunk of 16 rows, 172 for 48, and 144 for 64, from which it has a quicker kernel (0.5B Q4_0).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Parts
+
+from ocak.engine.padding import TALL
+
 FLOOR = 16  # fewer rows would lose the batched kernels, and the measure with them
-FIRST = 64  # before anything has been measured
 SMOOTHING = 0.3
 ALONE = 5  # targets that a step may last while nobody waits for a token, or for anything
-TALL = 64  # rows of one prompt from which attention has a quicker kernel: half the time a token at depth 4,096
 SURPRISE = 1.5  # one step that took longer than so many times the expected counts for no more
+SLACK = 0.2  # of the target, by which the shortest tall chunk may miss it
+GAIN = 1.25  # what a row of a short chunk takes at least then, in rows of a tall one
+DEPTH = 1024  # tokens before a row, in which depth is counted: then its cost is like the row's own
+
+
+class ChunkCost:
+    """What chunks take: a time a row, and one a row and token before it; the latter less for tall chunks.
+
+    Each of the three is corrected by its share in how the last chunk was misjudged.
+    """
+
+    def __init__(self) -> None:
+        self._row_s = 0.0
+        self._deep_s = {True: 0.0, False: 0.0}  # a row at `DEPTH` in addition, in tall and in short chunks
+
+    @property
+    def is_known(self) -> bool:
+        return self._row_s > 0 or any(self._deep_s.values())
+
+    def row_s(self, depth: int, *, is_tall: bool) -> float:
+        """Seconds of a row behind so many tokens."""
+        return max(1e-9, self._row_s + depth / DEPTH * self._deep_s[is_tall])
+
+    def observe(self, parts: Parts[tuple[int, int]], seconds: float) -> None:
+        """Learn from a chunk of so many rows, each behind so many tokens, by prompt."""
+        is_tall = min(rows for rows, _ in parts) >= TALL
+        rows = sum(rows for rows, _ in parts)
+        deep = sum(rows * depth for rows, depth in parts) / DEPTH
+        if not self.is_known:
+            self._row_s = seconds / rows
+            return
+        expected = self._row_s * rows + self._deep_s[is_tall] * deep
+        step = SMOOTHING * (min(seconds, expected * SURPRISE) - expected) / (rows * rows + deep * deep)
+        self._row_s = max(0.0, self._row_s + step * rows)
+        self._deep_s[is_tall] = max(0.0, self._deep_s[is_tall] + step * deep)
 
 
 class Pacer:
@@ -20,33 +58,37 @@ class Pacer:
         self._target_s = target_s
         self._ceiling = max(ceiling, FLOOR)
         self._decode_s = 0.0
-        self._token_s: float | None = None
+        self._cost = ChunkCost()
 
-    @property
-    def prefill_tokens(self) -> int:
-        """How many prompt tokens the next step may hold."""
-        return self.prefill_tokens_among(1)
+    def prefill_tokens(self, depth: int, num_decodes: int = 1) -> int:
+        """How many tokens of a prompt the next step may hold, behind so many.
 
-    def prefill_tokens_among(self, num_decodes: int) -> int:
-        """As many as leave time for so many steps that decode before the next chunk."""
-        if self._token_s is None:
-            return min(FIRST, self._ceiling)
-        affordable = int((self._target_s - num_decodes * self._decode_s) / self._token_s)
+        As many as leave time for so many steps that decode before the next chunk.
+        """
+        affordable = self._rows_in(self._target_s - num_decodes * self._decode_s, depth)
         return max(FLOOR, min(self._ceiling, affordable))
 
-    @property
-    def prefill_tokens_alone(self) -> int:
+    def prefill_tokens_alone(self, depth: int) -> int:
         """As many as suit a prompt that has the engine to itself; it can be cancelled within its step."""
-        if self._token_s is None:
-            return min(FIRST, self._ceiling)
-        affordable = int(ALONE * self._target_s / self._token_s)
+        affordable = self._rows_in(ALONE * self._target_s, depth)
         return min(self._ceiling, max(TALL, affordable - affordable % TALL))
 
-    def observe(self, num_prefill: int, seconds: float) -> None:
-        """Learn from a step of `num_prefill` prompt tokens, or one that decoded."""
-        if num_prefill == 0:
-            self._decode_s += SMOOTHING * (min(seconds, self._target_s / 2) - self._decode_s)
-        elif num_prefill >= FLOOR:
-            token_s = max(seconds, 1e-6) / num_prefill
-            previous = token_s if self._token_s is None else self._token_s
-            self._token_s = previous + SMOOTHING * (min(token_s, previous * SURPRISE) - previous)
+    def _rows_in(self, seconds: float, depth: int) -> int:
+        """The rows of a chunk that lasts so long; the shortest tall one may take a little more."""
+        if not self._cost.is_known:
+            return TALL
+        tall_s, short_s = (self._cost.row_s(depth, is_tall=is_tall) for is_tall in (True, False))
+        rows = int(seconds / tall_s)
+        if rows >= TALL:
+            return rows
+        is_near = TALL * tall_s <= seconds + SLACK * self._target_s
+        return TALL if is_near and short_s > GAIN * tall_s else min(int(seconds / short_s), TALL - 1)
+
+    def observe_decode(self, seconds: float) -> None:
+        """Learn from a step that decoded."""
+        self._decode_s += SMOOTHING * (min(seconds, self._target_s / 2) - self._decode_s)
+
+    def observe_prefill(self, parts: Parts[tuple[int, int]], seconds: float) -> None:
+        """Learn from a chunk: of each prompt in it, how many rows behind how many tokens."""
+        if sum(rows for rows, _ in parts) >= FLOOR:
+            self._cost.observe(parts, max(seconds, 1e-6))

@@ -15,9 +15,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ocak.engine.batch import Batch
+from ocak.engine.chunks import Affordable, Chunks, decode_rows
 from ocak.engine.moves import Move
-from ocak.engine.padding import gaps, neighbours, reach, tiled
-from ocak.engine.runner import MOST_SCORED
 from ocak.engine.sequence import Sequence
 from ocak.engine.slot_limits import Reuse, SlotLimits
 from ocak.engine.slots import Keep, Prefix, Slots
@@ -68,6 +67,7 @@ class Scheduler:
         self._num_turns = 0
         self._is_crowded = False  # since a preemption; until a sequence ends, nobody is admitted
         self._turns = Turns()
+        self._chunks = Chunks(limits.batch_tokens, is_uniform=limits.is_uniform)
         self.num_preemptions = 0
 
     @property
@@ -91,11 +91,11 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
 
-    def schedule(self, prefill_tokens: int) -> Batch:
-        """Pick the next batch, of about `prefill_tokens` if they are prompts'."""
+    def schedule(self, affordable: Affordable) -> Batch:
+        """Pick the next batch, of about as many tokens as are affordable if they are prompts'."""
         moves = [*self._shift_full(), *self._preempt_until_fitting()]
         admitted, seated = self._admit_waiting()
-        rows, turn = self._next_rows(prefill_tokens)
+        rows, turn = self._next_rows(affordable)
         rows.sort(key=_slot)
         evicted = self._make_room(sum(count for _, count in rows))
         return Batch(tuple(rows), (*moves, *seated, *evicted), admitted, turn.is_prefill, turn.adapter)
@@ -105,15 +105,14 @@ class Scheduler:
         """How many batches it takes until every answer under way has a token more."""
         return len({sequence.adapter for sequence in self.running.values() if not sequence.in_prefill})
 
-    def _next_rows(self, prefill_tokens: int) -> tuple[list[tuple[Sequence, int]], Turn]:
+    def _next_rows(self, affordable: Affordable) -> tuple[list[tuple[Sequence, int]], Turn]:
         decoding = {slot: sequence for slot, sequence in self.running.items() if not sequence.in_prefill}
         prompts = {slot: sequence for slot, sequence in self.running.items() if sequence.in_prefill}
         turn = self._turns.next(_adapters(decoding), _adapters(prompts))
         prompts = _of(prompts, turn.adapter)
         if turn.is_prefill:
-            rows = self._uniform_rows if self.limits.is_uniform else self._prefill_rows
-            return rows(prompts, prefill_tokens), turn
-        return _decode_rows(_of(decoding, turn.adapter), prompts), turn
+            return self._chunks.pick(prompts, affordable), turn
+        return decode_rows(_of(decoding, turn.adapter), prompts), turn
 
     def advance(self, batch: Batch) -> None:
         """Note that the batch was computed."""
@@ -240,48 +239,12 @@ class Scheduler:
         fresh = sequence.num_wanted - (prefix.length if is_shared else 0)
         return self.num_committed + fresh <= self.limits.num_cells
 
-    def _uniform_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
-        """A part of the prompt whose turn it is: of several, llama.cpp would run the longer ones' rests apart."""
-        sequence = min(prompts.values(), key=lambda sequence: sequence.prefill_turn)
-        return [(sequence, min(wanted, UNIFORM_ROWS, sequence.most_tokens(MOST_SCORED)))]
-
-    def _prefill_rows(self, prompts: dict[int, Sequence], wanted: int) -> list[tuple[Sequence, int]]:
-        """Whole prompts in the order of their turns, and a part of the one that no longer fits.
-
-        A prompt's small rest is taken along rather than left for a step. Parts are whole grains: llama.cpp runs
-        what several sequences have in common as one pass, and the rest of the longer ones as another. A prompt
-        that is scored goes no faster than rows can be, and lets others fill the batch.
-        """
-        room, scores = self.limits.batch_tokens, MOST_SCORED
-        rows: list[tuple[Sequence, int]] = []
-        for sequence in sorted(prompts.values(), key=lambda sequence: sequence.prefill_turn):
-            most = sequence.most_tokens(scores)
-            if most > min(wanted * STRETCH, room):
-                part = wanted - wanted % GRAIN if rows or wanted > GRAIN else wanted
-                return [*rows, (sequence, min(part, room))] if part > 0 and room > 0 else rows
-            if most:
-                rows.append((sequence, most))
-            scores -= len(sequence.rows_to_score(sequence.num_computed, sequence.num_computed + most))
-            wanted -= most
-            room -= most
-        return rows
-
     def check_integrity(self) -> None:
         """Assert the invariants; for tests, and for the engine when it is idle."""
         self.slots.check_integrity()
         assert len(self.running) <= self.limits.parallel
         assert all(sequence.slot is None and sequence.num_computed == 0 for sequence in self.waiting)
         assert not any(sequence.is_finished for sequence in [*self.waiting, *self.running.values()])
-
-
-def _decode_rows(decoding: dict[int, Sequence], prompts: dict[int, Sequence]) -> list[tuple[Sequence, int]]:
-    """A token of every answer, and of so many prompts as fill the gaps between the slots and the last tile."""
-    deepest = reach(max(sequence.num_computed for sequence in decoding.values()))
-    near = {slot for slot, sequence in prompts.items() if sequence.num_computed <= deepest and sequence.is_scored}
-    closing = gaps(decoding, near)
-    rows = len(decoding) + len(closing)
-    lent = [*closing, *neighbours(decoding, near, tiled(rows) - rows)]
-    return [(sequence, 1) for sequence in [*decoding.values(), *(prompts[slot] for slot in lent)]]
 
 
 def _adapters(sequences: dict[int, Sequence]) -> set[str]:

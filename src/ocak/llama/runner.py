@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ocak.core.request import Sampling
-from ocak.engine.padding import TILE, RowTimes, gaps, neighbours, reach, tile_mates, tiled
+from ocak.engine.padding import TILE, RowTimes, full, gaps, neighbours, reach, tile_mates, tiled
 from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.engine.runner import CellData, Chunk, Logprobs, NoRoom, NoToken
 from ocak.llama.adapters import LlamaAdapters
@@ -192,7 +192,7 @@ class LlamaRunner:
         padding: dict[int, int] = {}
         for chunk in chunks:
             rows = len(chunk.tokens)
-            wanted = -rows % self._context.tile
+            wanted = full(rows, chunk.start, self._context.tile) - rows
             if 0 < wanted <= min(room, self._context.cells_per_slot - chunk.start - rows):
                 padding[chunk.slot] = wanted
                 room -= wanted
