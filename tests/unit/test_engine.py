@@ -331,7 +331,7 @@ def test_idle_prefixes_leave_shared_cells_when_they_are_many_and_somebody_runs(h
     size = limits(2, 64, 2 * CONTEXT, "parts", host)
     runner = FakeRunner(num_cells=size.num_cells, shares_cells=True)
     engine = Engine(runner, size)
-    for index, prompt in enumerate([LONG[:30], LONG[10:40], LONG[20:50]]):
+    for index, prompt in enumerate([LONG[:30], LONG[10:40]]):
         engine.submit(sequence(index, Job(prompt, 2)))
         while engine.has_work:
             engine.step()
@@ -340,7 +340,7 @@ def test_idle_prefixes_leave_shared_cells_when_they_are_many_and_somebody_runs(h
     engine.submit(runs)
     engine.step()
     engine.check_integrity()
-    assert (engine.stats().kv_cells_cached <= 40) == is_bound
+    assert (engine.stats().kv_cells_cached < 30) == is_bound
     again = sequence(10, Job((*LONG[:30], 1), 2))
     engine.submit(again)
     while engine.has_work:

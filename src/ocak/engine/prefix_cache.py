@@ -182,14 +182,16 @@ class PrefixCache:
         return [] if oldest is None else [*self._save(oldest, spared), *self.drop(oldest)]
 
     def push_out(self) -> list[Move]:
-        """Send the oldest idle prefixes out of shared cells while somebody runs, if host memory holds as many."""
-        moves: list[Move] = []
-        if self._limits.shares_cells and self._busy and self._limits.host_tokens >= self._limits.num_cells:
-            idle = [slot for slot, keep in self._idle.items() if keep == "host"]
-            while idle and self.num_idle > MOST_IDLE:
-                slot = idle.pop(0)
-                moves += [*self._save(slot), *self.drop(slot)]
-        return moves
+        """Send idle prefixes out of shared cells if they are many, somebody runs, and host memory holds as many.
+
+        All of them, for attention goes up to the highest cell in use: holes below would save nothing.
+        """
+        limits = self._limits
+        has_reason = limits.shares_cells and self._busy and limits.host_tokens >= limits.num_cells
+        if not has_reason or self.num_idle <= MOST_IDLE:
+            return []
+        idle = [slot for slot, keep in self._idle.items() if keep == "host"]
+        return [move for slot in idle for move in (*self._save(slot), *self.drop(slot))]
 
     def trim(self, slot: int, keep: int) -> list[Move]:
         """Take all cells but the first from the slot."""
