@@ -301,6 +301,30 @@ def test_prefixes_that_cannot_be_saved_or_brought_never_change_the_tokens(
         assert each.tokens[each.num_prompt :] == serve([Job(job.prompt, job.max_tokens)], limits(1, 10_000))[0][0]
 
 
+@pytest.mark.parametrize("lengths", [(50,), (30, 50)], ids=["a run", "a chain of runs"])
+def test_nobody_builds_upon_a_prefix_that_was_not_restored_in_the_same_step(lengths: tuple[int, ...]) -> None:
+    size = limits(3, 64, 2 * CONTEXT, "parts", 1000)
+    runner = Unreliable(num_cells=size.num_cells, shares_cells=True)
+    engine = Engine(runner, size)
+    cache = engine._scheduler.slots.cache
+    for index, length in enumerate(lengths):
+        engine.submit(sequence(index, Job(LONG[:length], 1)))
+        while engine.has_work:
+            engine.step()
+        engine._mover.make(cache.evict())
+    assert len(runner.saved) == len(lengths) and not runner.cells
+    runner.fails = [True]
+    both = [sequence(10 + last, Job((*LONG, last), 4)) for last in (1, 2)]
+    for each in both:
+        engine.submit(each)
+    while engine.has_work:
+        engine.step()
+        engine.check_integrity()
+    assert runner.num_failed == 1
+    for last, each in zip((1, 2), both, strict=True):
+        assert each.tokens[each.num_prompt :] == serve([Job((*LONG, last), 4)], limits(1))[0][0]
+
+
 BEGINNING = tuple(range(14, 44))  # as long as the rest, so that no slot is taken over from another
 
 
