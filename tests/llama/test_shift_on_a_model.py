@@ -216,10 +216,10 @@ def keys_after_a_shift(model: LlamaModel, sizes: ContextOptions) -> tuple[bytes,
     context.moves_cells = True
     runner = LlamaRunner(context, model.vocabulary)
     runner.run([Chunk(0, 0, LONG[:20], None), Chunk(1, 0, LONG[:20], None)])
-    before = context.save(1).tobytes()
+    before = context.states.save(1).tobytes()
     runner.shift(0, 4, 8)
     runner.run([Chunk(0, 12, [3], None)])
-    after = context.save(1).tobytes()
+    after = context.states.save(1).tobytes()
     context.close()
     return before, after
 

@@ -42,3 +42,7 @@ def test_cells_are_counted_once_and_freed_with_their_last_holder(
         assert [cells.length(each) for each in range(5)] == [len(held) for held in plain.values()]
         pair = {slot, other}
         assert cells.num_held(pair) == len({id(cell) for each in pair for cell in plain[each]})
+        third = (slot + 1) % 5
+        beginning = {id(cell) for cell in plain[third][:count]}
+        both = {id(cell) for each in pair for cell in plain[each]} | beginning
+        assert cells.num_held(pair, third, min(count, len(plain[third]))) == len(both)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from unittest import mock
 
 import pytest
@@ -51,7 +51,11 @@ def sequence(index: int, job: Job) -> Sequence:
 
 @pytest.fixture(autouse=True, scope="module")
 def _short_prefixes_are_worth_saving() -> Iterator[None]:
-    with mock.patch.multiple("ocak.engine.slots", WORTH_SAVING=8, WORTH_COPYING=4):
+    with (
+        mock.patch("ocak.engine.saved.WORTH_SAVING", 8),
+        mock.patch("ocak.engine.prefix_cache.WORTH_COPYING", 4),
+        mock.patch("ocak.engine.prefix_cache.MOST_IDLE", 40),
+    ):
         yield
 
 
@@ -182,8 +186,10 @@ families = st.lists(
 
 reuses: st.SearchStrategy[Reuse | None] = st.sampled_from(["parts", "wholes", None])
 slot_counts, budgets = st.integers(1, 5), st.integers(6, 80)
-split = st.builds(limits, slot_counts, budgets, st.none(), reuses, st.sampled_from([0, 40, 100, 1000]))
-unified = st.builds(limits, slot_counts, budgets, st.sampled_from([CONTEXT, CONTEXT + 30, 2 * CONTEXT]), reuses)
+hosts = st.sampled_from([0, 40, 100, 1000])
+split = st.builds(limits, slot_counts, budgets, st.none(), reuses, hosts)
+cell_counts = st.sampled_from([CONTEXT, CONTEXT + 30, 2 * CONTEXT])
+unified = st.builds(limits, slot_counts, budgets, cell_counts, reuses, hosts)
 
 
 @settings(deadline=None, max_examples=500)
@@ -216,6 +222,7 @@ def test_prefixes_that_come_from_elsewhere_never_change_the_tokens(
             length, data = engine.export(job.tenant, prefix)
             assert length > 0 if has_room else length >= 0
             assert bytes(data).startswith(repr(prefix[:length]).encode()[:-1]) or not length
+            engine.check_integrity()
         engine.check_integrity()
         engine.step()
         engine.check_integrity()
@@ -236,6 +243,158 @@ def test_a_prefix_from_elsewhere_that_is_refused_leaves_nothing() -> None:
         engine.adopt("", [1, 2, 3], b"[1, 2, 3]")
     engine.check_integrity()
     assert runner.saved == {} and engine.stats().kv_cells_cached == 0
+
+
+@dataclass(slots=True)
+class Unreliable(FakeRunner):
+    """Fails to save, restore or copy now and then."""
+
+    fails: list[bool] = field(default_factory=list)
+    num_failed: int = 0
+
+    def _may_fail(self) -> None:
+        if self.fails and self.fails.pop(0):
+            self.num_failed += 1
+            raise MemoryError if self.num_failed % 2 else RunFailed("now and then")
+
+    def save(self, slot: int, key: int, start: int = 0) -> None:
+        self._may_fail()
+        FakeRunner.save(self, slot, key, start)
+
+    def restore(self, key: int, slot: int, count: int) -> None:
+        self._may_fail()
+        FakeRunner.restore(self, key, slot, count)
+
+    def copy(self, source: int, slot: int, count: int) -> None:
+        self._may_fail()
+        FakeRunner.copy(self, source, slot, count)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    families,
+    st.one_of(split, unified).filter(lambda size: size.keeps_prefixes),
+    st.lists(st.sampled_from([False, False, True]), max_size=60),
+)
+def test_prefixes_that_cannot_be_saved_or_brought_never_change_the_tokens(
+    jobs: list[Job], size: SchedulerLimits, fails: list[bool]
+) -> None:
+    takes_parts = size.reuse == "parts"
+    runner = Unreliable(
+        num_cells=size.num_cells, shares_cells=size.shares_cells, takes_parts=takes_parts, fails=fails
+    )
+    engine = Engine(runner, size)
+    sequences = [sequence(index, job) for index, job in enumerate(jobs)]
+    for index, each in enumerate(sequences):
+        engine.submit(each)
+        for _ in range(index % 5):
+            if engine.has_work:
+                engine.step()
+                engine.check_integrity()
+    while engine.has_work:
+        engine.step()
+        engine.check_integrity()
+        stats = engine.stats()
+        assert stats.saved_tokens == sum(map(len, runner.saved.values())) <= size.host_tokens
+        assert stats.kv_cells_used + stats.kv_cells_cached == runner.num_used, "a wrong account"
+    for job, each in zip(jobs, sequences, strict=True):
+        assert each.tokens[each.num_prompt :] == serve([Job(job.prompt, job.max_tokens)], limits(1, 10_000))[0][0]
+
+
+@pytest.mark.parametrize("lengths", [(50,), (30, 50)], ids=["a run", "a chain of runs"])
+def test_nobody_builds_upon_a_prefix_that_was_not_restored_in_the_same_step(lengths: tuple[int, ...]) -> None:
+    size = limits(3, 64, 2 * CONTEXT, "parts", 1000)
+    runner = Unreliable(num_cells=size.num_cells, shares_cells=True)
+    engine = Engine(runner, size)
+    cache = engine._scheduler.slots.cache
+    for index, length in enumerate(lengths):
+        engine.submit(sequence(index, Job(LONG[:length], 1)))
+        while engine.has_work:
+            engine.step()
+        engine._mover.make(cache.evict())
+    assert len(runner.saved) == len(lengths) and not runner.cells
+    runner.fails = [True]
+    both = [sequence(10 + last, Job((*LONG, last), 4)) for last in (1, 2)]
+    for each in both:
+        engine.submit(each)
+    while engine.has_work:
+        engine.step()
+        engine.check_integrity()
+    assert runner.num_failed == 1
+    for last, each in zip((1, 2), both, strict=True):
+        assert each.tokens[each.num_prompt :] == serve([Job((*LONG, last), 4)], limits(1))[0][0]
+
+
+BEGINNING = tuple(range(14, 44))  # as long as the rest, so that no slot is taken over from another
+
+
+def conversations(count: int) -> list[Job]:
+    """Several with a beginning in common, one after another, twice."""
+    prompts = [(*BEGINNING, *(50 + which for _ in range(20))) for which in range(count)]
+    return [Job(prompt, 3, arrives_at=12 * place) for place, prompt in enumerate(prompts * 2)]
+
+
+def test_a_shared_beginning_is_saved_once_and_restored_behind_what_a_slot_has_of_it() -> None:
+    jobs = conversations(8)
+    _, runner, engine = serve(jobs, limits(2, 64, 2 * CONTEXT, "parts", 1000))
+    assert engine.stats().saved_tokens <= len(BEGINNING) + 8 * (20 + 2)
+    assert engine.stats().prompt_tokens <= len(BEGINNING) + 8 * 20 + 8
+    assert len(runner.saved) > 4 and min(runner.starts.values()) == 0
+
+
+def test_a_budget_that_holds_no_more_than_the_beginning_is_not_exceeded() -> None:
+    jobs = conversations(8)
+    alone = [serve([replace(job, arrives_at=0)], limits(1, 10_000))[0][0] for job in jobs]
+    together, _, engine = serve(jobs, limits(2, 64, 2 * CONTEXT, "parts", 60))
+    assert together == alone
+    assert 0 < engine.stats().saved_tokens <= 60
+
+
+@pytest.mark.parametrize(("host", "is_bound"), [(1000, True), (100, False), (0, False)])
+def test_idle_prefixes_leave_shared_cells_when_they_are_many_and_somebody_runs(host: int, is_bound: bool) -> None:
+    size = limits(2, 64, 2 * CONTEXT, "parts", host)
+    runner = FakeRunner(num_cells=size.num_cells, shares_cells=True)
+    engine = Engine(runner, size)
+    for index, prompt in enumerate([LONG[:30], LONG[10:40]]):
+        engine.submit(sequence(index, Job(prompt, 2)))
+        while engine.has_work:
+            engine.step()
+    assert engine.stats().kv_cells_cached > 40, "nobody is slowed by them"
+    runs = sequence(9, Job((1, 2, 3), 20))
+    engine.submit(runs)
+    engine.step()
+    engine.check_integrity()
+    assert (engine.stats().kv_cells_cached < 30) == is_bound
+    again = sequence(10, Job((*LONG[:30], 1), 2))
+    engine.submit(again)
+    while engine.has_work:
+        engine.step()
+        engine.check_integrity()
+    assert again.num_cached >= 30
+
+
+@given(families, unified.filter(lambda size: size.reuse == "parts"))
+@settings(deadline=None, max_examples=200)
+def test_nothing_of_one_tenant_is_ever_restored_to_another(jobs: list[Job], size: SchedulerLimits) -> None:
+    owner: dict[int, str] = {}
+    engines: list[Engine] = []
+
+    class Watching(FakeRunner):
+        def save(self, slot: int, key: int, start: int = 0) -> None:
+            owner[key] = str(engines[0]._scheduler.slots.cache.tree.path(key)[0])
+            super().save(slot, key, start)
+
+        def restore(self, key: int, slot: int, count: int) -> None:
+            assert owner[key] == engines[0]._scheduler.running[slot].tenant
+            super().restore(key, slot, count)
+
+    engines.append(Engine(Watching(num_cells=size.num_cells, shares_cells=True), replace(size, host_tokens=1000)))
+    for index, job in enumerate(jobs * 2):
+        engines[0].submit(sequence(index, job))
+        while engines[0].has_work and index % 3:
+            engines[0].step()
+    while engines[0].has_work:
+        engines[0].step()
 
 
 def computed(runner: FakeRunner) -> int:
@@ -280,7 +439,7 @@ def test_the_answers_of_one_request_compute_their_prompt_once_and_start_together
 @pytest.mark.parametrize("reuse", ["parts", "wholes"])
 def test_nobody_waits_for_a_prefix_that_would_not_be_copied(reuse: Reuse) -> None:
     jobs = [Job((*LONG[:20], 70 + i), 4) for i in range(4)]
-    with mock.patch("ocak.engine.slots.WORTH_COPYING", 32):
+    with mock.patch("ocak.engine.prefix_cache.WORTH_COPYING", 32):
         engine = Engine(FakeRunner(takes_parts=reuse == "parts"), limits(4, 96, None, reuse))
         for index, job in enumerate(jobs):
             engine.submit(sequence(index, job))
@@ -498,10 +657,10 @@ def test_a_pass_that_failed_half_way_leaves_nothing_to_those_who_come_next() -> 
 
 def test_a_prefix_that_cannot_be_saved_or_given_back_costs_time_alone() -> None:
     class Forgetful(FakeRunner):
-        def save(self, slot: int, key: int) -> None:
+        def save(self, slot: int, key: int, start: int = 0) -> None:
             if key % 2:
                 raise MemoryError
-            super().save(slot, key)
+            super().save(slot, key, start)
 
         def restore(self, key: int, slot: int, count: int) -> None:
             raise RunFailed("not taken back")

@@ -131,7 +131,7 @@ def test_each_gets_what_it_would_alone_or_the_beginning_of_it(
         shares_cells=is_shared,
         reuse="wholes" if has_states else "parts",
         keeps_prefixes=keeps,
-        host_tokens=0 if is_shared or has_states else 150,
+        host_tokens=150,
     )
     answers, told = serve(wanted, limits, troubles)
     for index, job in enumerate(wanted):

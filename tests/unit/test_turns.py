@@ -103,7 +103,7 @@ def test_an_answer_is_the_same_alone_and_among_other_adapters(
         shares_cells=is_shared,
         keeps_prefixes=keeps,
         reuse="wholes" if has_states else "parts",
-        host_tokens=0 if is_shared else 200,
+        host_tokens=200,
     )
     together, _ = answers(wanted, limits)
     for index, (adapter, length, _) in enumerate(wanted):

@@ -7,7 +7,7 @@ Invariant: a cell is free exactly while no slot holds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Protocol
 
 import numpy as np
@@ -26,8 +26,8 @@ class Cells(Protocol):
         """The number of cells that the slot holds."""
         ...
 
-    def num_held(self, slots: Iterable[int]) -> int:
-        """The number of cells that these slots hold together."""
+    def num_held(self, slots: Collection[int], other: int = -1, count: int = 0) -> int:
+        """The number of cells that these slots hold together, and the first so many of another."""
         ...
 
     def append(self, slot: int, count: int) -> None:
@@ -68,8 +68,8 @@ class SplitCells:
     def length(self, slot: int) -> int:
         return self._lengths.get(slot, 0)
 
-    def num_held(self, slots: Iterable[int]) -> int:
-        return sum(map(self.length, slots))
+    def num_held(self, slots: Collection[int], other: int = -1, count: int = 0) -> int:
+        return sum(map(self.length, slots)) + (0 if other in slots else count)
 
     def append(self, slot: int, count: int) -> None:
         assert count <= self.num_free, "more cells than there are"
@@ -111,8 +111,9 @@ class UnifiedCells:
     def length(self, slot: int) -> int:
         return len(self._held.get(slot, NONE))
 
-    def num_held(self, slots: Iterable[int]) -> int:
+    def num_held(self, slots: Collection[int], other: int = -1, count: int = 0) -> int:
         mask = np.zeros(len(self._num_holders), np.bool_)
+        mask[self._held.get(other, NONE)[:count]] = True
         for slot in slots:
             mask[self._held.get(slot, NONE)] = True
         return int(mask.sum())

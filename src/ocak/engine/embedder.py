@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from ocak.core.status import EngineStats
 from ocak.engine.embedding_runner import EmbeddingRunner, Vector
 from ocak.engine.outputs import Admitted, Broken
+from ocak.engine.prefix_cache import Keep
 from ocak.engine.runner import Aborted, Chunk, RunFailed
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Keep
 from ocak.engine.waiting import Waiting
 
 

@@ -8,19 +8,19 @@ Invariants: every sequence that was submitted ends exactly once, by an `Ended` o
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import replace
 
 from ocak.core.status import EngineStats
 from ocak.engine.batch import Batch
-from ocak.engine.moves import Copy, Forget, Move, Restore, Save, Shift, Trim
+from ocak.engine.mover import Mover
 from ocak.engine.outputs import Admitted, Broken, Output, Sampled, Scored
 from ocak.engine.pacing import Pacer
 from ocak.engine.padding import full
+from ocak.engine.prefix_cache import Keep
 from ocak.engine.runner import Aborted, CellData, Chunk, NoRoom, NoToken, RunFailed, Runner
 from ocak.engine.scheduler import Scheduler, SchedulerLimits
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Keep
 from ocak.engine.speculation import Speculator
 
 
@@ -30,6 +30,7 @@ class Engine:
     ) -> None:
         self._runner = runner
         self._scheduler = Scheduler(limits)
+        self._mover = Mover(runner, self._scheduler.slots)
         self._pacer = Pacer(step_target_s, limits.batch_tokens)
         self._speculator = Speculator() if speculates and limits.reuse == "parts" else None
         self._in_prefill: int | None = None  # the sequence that has the running batch to itself
@@ -55,14 +56,14 @@ class Engine:
         `num_surplus` tokens came after its end and are unsaid; if it has ended already, they stay in the prefix.
         """
         if num_surplus:
-            self._make(self._scheduler.take_back(sequence, num_surplus))
+            self._mover.make(self._scheduler.take_back(sequence, num_surplus))
             self._num_generated -= num_surplus
         if sequence.is_finished:
             return
         if self._speculator is not None:
             self._speculator.forget(sequence)
         sequence.is_finished = True
-        self._make(self._scheduler.remove(sequence, keep))
+        self._mover.make(self._scheduler.remove(sequence, keep))
         if sequence.sampler is not None:
             sequence.sampler.close()
 
@@ -83,7 +84,7 @@ class Engine:
         try:
             tokens = self._run(batch, guesses)
         except Aborted:
-            self._make(self._scheduler.rewind(batch))
+            self._mover.make(self._scheduler.rewind(batch))
         except NoRoom as error:
             outputs += self._make_room(batch, error)
         except RunFailed as error:
@@ -97,7 +98,7 @@ class Engine:
     def _schedule(self) -> Batch:
         scheduler, pacer = self._scheduler, self._pacer
         batch = scheduler.schedule(pacer.prefill_tokens_alone if scheduler.num_present == 1 else self._among)
-        self._make(batch.moves)
+        self._mover.make(batch.moves)
         self._runner.use_adapter(batch.adapter)
         return batch
 
@@ -124,40 +125,6 @@ class Engine:
             self._pacer.observe_decode(seconds)
         if self._speculator is not None and not batch.is_prefill and len(batch.rows) == 1:
             self._speculator.observe(num_guessed, num_right, seconds)
-
-    def _make(self, moves: Iterable[Move]) -> None:
-        for move in moves:
-            match move:
-                case Trim(slot, keep):
-                    self._runner.trim(slot, keep)
-                case Shift(slot, keep, count):
-                    self._runner.shift(slot, keep, count)
-                case Copy(source, slot, count):
-                    self._copy(source, slot, count)
-                case Save(slot, key):
-                    self._save(slot, key)
-                case Restore(key, slot, count):
-                    self._restore(key, slot, count)
-                case Forget(key):
-                    self._runner.forget(key)
-
-    def _copy(self, source: int, slot: int, count: int) -> None:
-        try:
-            self._runner.copy(source, slot, count)
-        except (RunFailed, MemoryError):
-            self._make(self._scheduler.lose(slot, None))
-
-    def _save(self, slot: int, key: int) -> None:
-        try:
-            self._runner.save(slot, key)
-        except (RunFailed, MemoryError):
-            self._make([self._scheduler.forget(key)])
-
-    def _restore(self, key: int, slot: int, count: int) -> None:
-        try:
-            self._runner.restore(key, slot, count)
-        except (RunFailed, MemoryError):
-            self._make(self._scheduler.lose(slot, key))
 
     def _run(self, batch: Batch, guesses: list[int]) -> list[int | NoToken]:
         chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
@@ -237,11 +204,11 @@ class Engine:
         moves = self._scheduler.make_room()
         if moves is None:
             return self._break(batch, str(error))
-        self._make(moves)
+        self._mover.make(moves)
         return []
 
     def _break(self, batch: Batch, message: str) -> list[Output]:
-        self._make(self._scheduler.rewind(batch))
+        self._mover.make(self._scheduler.rewind(batch))
         for sequence, _ in batch.rows:
             self.finish(sequence, "nothing")
         return [Broken(sequence, message) for sequence, _ in batch.rows]
@@ -251,31 +218,34 @@ class Engine:
 
         Raises `RunFailed`, `MemoryError`.
         """
-        slots = self._scheduler.slots
-        prefix = slots.held_prefix(root, tokens)
-        if not prefix.length:
+        cache = self._scheduler.slots.cache
+        prefix = cache.find(root, tokens)
+        if prefix.is_saved:
+            return prefix.length, self._runner.saved_data(prefix.pieces[0].key)
+        slot, moves = cache.gather(prefix, root, tokens)
+        self._mover.make(moves)
+        length = min(prefix.length, cache.cells.length(slot))
+        if not length:
             return 0, b""
-        if slots.is_saved(prefix.holder):
-            return prefix.length, self._runner.saved_data(prefix.holder)
-        key = slots.new_key()
-        self._runner.save(prefix.holder, key)
+        key = cache.new_key()
+        self._runner.save(slot, key)
         data = self._runner.saved_data(key)
         self._runner.forget(key)
-        return prefix.length, data
+        return length, data
 
     def adopt(self, root: Hashable, tokens: list[int], data: CellData) -> bool:
         """Cache a prefix whose cells were exported before; return whether there was room. Raises `RunFailed`."""
-        slots = self._scheduler.slots
-        slot, moves = slots.adopt(root, tokens)
-        self._make(moves)
+        cache = self._scheduler.slots.cache
+        slot, moves = cache.adopt(root, tokens)
+        self._mover.make(moves)
         if slot is None:
             return False
-        key = slots.new_key()
+        key = cache.new_key()
         self._runner.put_data(key, data)
         try:
             self._runner.restore(key, slot, len(tokens))
         except RunFailed:
-            self._make(slots.drop(slot))
+            self._mover.make(cache.drop(slot))
             raise
         finally:
             self._runner.forget(key)
@@ -288,9 +258,9 @@ class Engine:
             slots=scheduler.limits.parallel,
             slots_used=len(scheduler.running),
             kv_cells=scheduler.limits.num_cells,
-            kv_cells_used=scheduler.slots.num_held,
-            kv_cells_cached=scheduler.slots.num_cached,
-            saved_tokens=scheduler.slots.num_saved,
+            kv_cells_used=scheduler.slots.cache.num_held,
+            kv_cells_cached=scheduler.slots.cache.num_idle,
+            saved_tokens=scheduler.slots.cache.num_saved,
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             preemptions=scheduler.num_preemptions,

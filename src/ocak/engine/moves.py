@@ -33,15 +33,16 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Copy the slot's cells to host memory under a key."""
+    """Copy the slot's cells from `start` on to host memory under a key."""
 
     slot: int
     key: int
+    start: int
 
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Give the slot, which holds nothing, the first cells of those saved under the key."""
+    """Give the slot those cells saved under the key that come behind what it holds, up to `count` in all."""
 
     key: int
     slot: int

@@ -71,6 +71,10 @@ class PrefixTree:
         """Return the slot's root and tokens."""
         return self._paths[slot]
 
+    def lengths(self, first: int) -> dict[int, int]:
+        """Return how many tokens each holder has, from the number `first` on."""
+        return {holder: len(path) for holder, (_, path) in self._paths.items() if holder >= first}
+
     def match(self, root: Hashable, tokens: Sequence[int], end: int | None = None) -> dict[int, int]:
         """Return the slots that begin as `tokens` does up to `end`, and for how long."""
         lengths: dict[int, int] = {}

@@ -113,12 +113,18 @@ class Runner(Protocol):
         """Give the slot, which holds nothing, the first cells of another."""
         ...
 
-    def save(self, slot: int, key: int) -> None:
-        """Copy the slot's cells to host memory under a key. Raises `RunFailed`, `MemoryError`."""
+    def save(self, slot: int, key: int, start: int = 0) -> None:
+        """Copy the slot's cells to host memory under a key; from a later start on, where slots share cells.
+
+        Raises `RunFailed`, `MemoryError`.
+        """
         ...
 
     def restore(self, key: int, slot: int, count: int) -> None:
-        """Give the slot, which holds nothing, the first cells of those saved under the key. Raises `RunFailed`."""
+        """Give the slot those cells saved under the key that come behind what it holds, up to `count` in all.
+
+        They are its own; while they come, all that are saved need room. Raises `RunFailed`.
+        """
         ...
 
     def saved_data(self, key: int) -> CellData:
@@ -166,6 +172,7 @@ class FakeRunner:
     takes_parts: bool = True  # else cells are taken off or over all at once
     cells: dict[int, list[FakeCell]] = field(default_factory=dict)
     saved: dict[int, list[FakeCell]] = field(default_factory=dict)
+    starts: dict[int, int] = field(default_factory=dict)  # of those saved from another place than 0
     adapter: str = ""
     adapters: list[str] = field(default_factory=list)  # of every batch
     samplers: list[FakeSampler] = field(default_factory=list)
@@ -238,14 +245,22 @@ class FakeRunner:
         copied = self.cells[source][:count]
         self.cells[slot] = copied if self.shares_cells else [replace(cell) for cell in copied]
 
-    def save(self, slot: int, key: int) -> None:
-        assert key not in self.saved
-        self.saved[key] = list(self.cells[slot])
+    def save(self, slot: int, key: int, start: int = 0) -> None:
+        assert key not in self.saved and 0 <= start < len(self.cells[slot])
+        assert start == 0 or (self.shares_cells and self.takes_parts), "a part of what only goes whole"
+        self.saved[key] = self.cells[slot][start:]
+        self.starts[key] = start
 
     def restore(self, key: int, slot: int, count: int) -> None:
-        assert not self.cells.get(slot), "restored into a slot that holds something"
-        assert 0 < count <= len(self.saved[key])
-        self.cells[slot] = [replace(cell) for cell in self.saved[key][:count]]
+        if key not in self.saved:
+            raise RunFailed("nothing was saved")
+        cells, start, saved = self.cells.get(slot, []), self.starts.get(key, 0), self.saved[key]
+        assert not cells or (self.shares_cells and self.takes_parts), "restored into a slot that holds something"
+        assert start <= len(cells) < count <= start + len(saved), "a gap, or nothing to add"
+        assert self.takes_parts or count == start + len(saved), "a part of what only goes whole"
+        if self.shares_cells and key in self.starts:
+            assert self.num_used + len(saved) <= (self.num_cells or 0), "no room for all that are saved"
+        self.cells[slot] = cells + [replace(cell) for cell in saved[len(cells) - start : count - start]]
 
     def saved_data(self, key: int) -> CellData:
         return repr([cell.token for cell in self.saved[key]]).encode()
@@ -255,6 +270,7 @@ class FakeRunner:
 
     def forget(self, key: int) -> None:
         self.saved.pop(key, None)
+        self.starts.pop(key, None)
 
     @property
     def num_used(self) -> int:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from ocak.engine.batch import Batch
 from ocak.engine.chunks import Affordable, Chunks, decode_rows
 from ocak.engine.moves import Move
+from ocak.engine.prefix_cache import Keep, Prefix
 from ocak.engine.sequence import Sequence
 from ocak.engine.slot_limits import Reuse, SlotLimits
-from ocak.engine.slots import Keep, Prefix, Slots
+from ocak.engine.slots import Slots
 from ocak.engine.turns import Turn, Turns
 from ocak.engine.waiting import Waiting
 
@@ -86,7 +87,7 @@ class Scheduler:
     @property
     def num_committed(self) -> int:
         """Cells that the running sequences hold or are about to."""
-        return self.slots.num_held + sum(sequence.num_next for sequence in self.running.values())
+        return self.slots.cache.num_held + sum(sequence.num_next for sequence in self.running.values())
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
@@ -130,15 +131,7 @@ class Scheduler:
     def take_back(self, sequence: Sequence, count: int) -> list[Move]:
         """Unsay the last tokens of an answer."""
         sequence.take_back(count)
-        return [] if sequence.slot is None else self.slots.trim(sequence.slot, sequence.num_computed)
-
-    def lose(self, slot: int, key: int | None) -> list[Move]:
-        """Note that a prefix (saved, if there is a key) could not be brought: its sequence starts anew."""
-        return self.slots.lose(slot, key)
-
-    def forget(self, key: int) -> Move:
-        """Note that a prefix could not be saved."""
-        return self.slots.forget(key)
+        return [] if sequence.slot is None else self.slots.cache.trim(sequence.slot, sequence.num_computed)
 
     def rewind(self, batch: Batch) -> list[Move]:
         """Note that the batch was left half computed; its sequences try again."""
@@ -154,7 +147,7 @@ class Scheduler:
 
     def make_room(self) -> list[Move] | None:
         """Give cells back after a batch had no room: a cached prefix, else the newest sequence."""
-        return self.slots.evict() or self._preempt_newest()
+        return self.slots.cache.evict() or self._preempt_newest()
 
     def _preempt_newest(self) -> list[Move] | None:
         """Send a running sequence back to wait, unless it is the only one.
@@ -201,7 +194,7 @@ class Scheduler:
         """Evict cached prefixes until so many cells are free."""
         moves: list[Move] = []
         while self.slots.cells.num_free < count:
-            evicted = self.slots.evict()
+            evicted = self.slots.cache.evict()
             assert evicted, "the running sequences fit"
             moves += evicted
         return moves
@@ -236,7 +229,7 @@ class Scheduler:
         if self.limits.num_cells >= self.limits.parallel * self.limits.context:
             return True
         is_shared = self.limits.shares_cells and prefix.holder in self.running
-        fresh = sequence.num_wanted - (prefix.length if is_shared else 0)
+        fresh = sequence.num_wanted - (prefix.num_shared if is_shared else 0)
         return self.num_committed + fresh <= self.limits.num_cells
 
     def check_integrity(self) -> None:

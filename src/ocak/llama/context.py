@@ -22,6 +22,7 @@ from ocak.engine.runner import MOST_SCORED, Aborted, Chunk, NoRoom, RunFailed
 from ocak.engine.slot_limits import Reuse
 from ocak.engine.speculation import MOST_GUESSES
 from ocak.llama import library
+from ocak.llama.cell_state import CellStates
 from ocak.llama.model import LlamaModel
 from ocak.llama.rows import Rows
 
@@ -75,7 +76,12 @@ class ContextOptions:
         """Sequence ids: where cells are shared, some more than run at once, for prefixes that are kept."""
         if not (self.is_unified and self.keeps_prefixes):
             return self.parallel
-        return min(library.MAX_SEQUENCES, 2 * self.parallel + 16)
+        return max(self.parallel, min(library.MAX_SEQUENCES - 1, 2 * self.parallel + 16))
+
+    @property
+    def num_sequences(self) -> int:
+        """Of llama.cpp: the slots, and one more where parts of what they hold are saved (`cell_state.py`)."""
+        return min(library.MAX_SEQUENCES, self.num_slots + (self.is_unified and self.keeps_prefixes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,9 @@ class LlamaContext:
         self._abort_flag = ctypes.create_string_buffer(2)
         self._let_abort()
         self._memory = c.llama_get_memory(self.pointer)
+        spare = self.num_slots if options.num_sequences > self.num_slots else None
+        self.states = CellStates(self.pointer, spare)
+        self.can_save = spare is not None or not self.is_unified
         self.moves_cells = (
             options.kv_type in SHIFTING_TYPES
             and not model.scales_keys
@@ -230,28 +239,11 @@ class LlamaContext:
         been overwritten by then.
         """
         if not self._options.is_unified:
-            self.restore(slot, self.save(source))
-            self.trim(slot, count)
+            self.states.restore(slot, self.states.save(source), 0, count)
         elif self.reuse == "parts":
             c.llama_memory_seq_cp(self._memory, source, slot, 0, count)
         else:
             c.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
-
-    def save(self, slot: int) -> NDArray[np.uint8]:
-        """Return a copy of the slot's cells, in llama.cpp's own form. Raises `RunFailed`, `MemoryError`."""
-        size = c.llama_state_seq_get_size(self.pointer, slot)
-        data: NDArray[np.uint8] = np.empty(size, np.uint8)
-        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        written = c.llama_state_seq_get_data(self.pointer, pointer, size, slot)
-        if written != size:
-            raise RunFailed(f"llama.cpp saved {written} of {size} bytes")
-        return data
-
-    def restore(self, slot: int, data: NDArray[np.uint8]) -> None:
-        """Put saved cells into an empty slot. Raises `RunFailed`."""
-        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        if c.llama_state_seq_set_data(self.pointer, pointer, data.nbytes, slot) != data.nbytes:
-            raise RunFailed(f"llama.cpp did not take a saved prefix back: {library.recent_errors()}")
 
     def use_threads(self, number: int) -> None:
         c.llama_set_n_threads(self.pointer, number, number)
@@ -266,7 +258,7 @@ def _params(options: ContextOptions) -> object:
         pad_cells(options.kv_cells) if options.is_unified else pad_cells(options.cells_per_slot) * options.parallel
     )
     params.n_batch = params.n_ubatch = options.batch_tokens
-    params.n_seq_max = options.num_slots
+    params.n_seq_max = options.num_sequences
     params.n_outputs_max = options.max_outputs
     params.n_threads = params.n_threads_batch = options.threads
     params.type_k = params.type_v = library.KV_TYPES[options.kv_type]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ocak.core.request import Sampling
 from ocak.engine.padding import TILE, RowTimes, full, gaps, neighbours, reach, tile_mates, tiled
 from ocak.engine.rules import NO_RULES, TokenRules
-from ocak.engine.runner import CellData, Chunk, Logprobs, NoRoom, NoToken
+from ocak.engine.runner import CellData, Chunk, Logprobs, NoRoom, NoToken, RunFailed
 from ocak.llama.adapters import LlamaAdapters
 from ocak.llama.affinity import Team
 from ocak.llama.context import LlamaContext, Output
@@ -100,12 +100,14 @@ class LlamaRunner:
         self._context.copy(source, slot, count)
         self._lengths[slot] = count
 
-    def save(self, slot: int, key: int) -> None:
-        self._saved[key] = self._context.save(slot)
+    def save(self, slot: int, key: int, start: int = 0) -> None:
+        self._saved[key] = self._context.states.save(slot, start)
 
     def restore(self, key: int, slot: int, count: int) -> None:
-        self._context.restore(slot, self._saved[key])
-        self.trim(slot, count)
+        if key not in self._saved:
+            raise RunFailed("nothing was saved")
+        self._context.states.restore(slot, self._saved[key], self._lengths[slot], count)
+        self._lengths[slot] = count
 
     def saved_data(self, key: int) -> CellData:
         return self._saved[key].data

@@ -19,9 +19,9 @@ from ocak.core.events import Delta, Finished, FinishReason, PromptScored, Starte
 from ocak.core.status import EngineStats
 from ocak.engine.embedder import EmbeddedOutput, EmbedderOutput
 from ocak.engine.outputs import Admitted, Broken, Output, Sampled, Scored
+from ocak.engine.prefix_cache import Keep
 from ocak.engine.runner import Logprobs
 from ocak.engine.sequence import Sequence
-from ocak.engine.slots import Keep
 from ocak.worker.embedding import EmbeddingWork
 from ocak.worker.formats.answer import AnswerReader, Reading
 from ocak.worker.logprobs import HeldLogprobs

@@ -127,7 +127,7 @@ def _load_writer(model: LlamaModel, header: GgufHeader, options: LoadOptions, wa
         num_parameters=model.num_parameters,
         weights_bytes=model.weights_bytes,
         kv_bytes=kv_bytes(header, KvSettings(sizes.kv_cells, options.kv_type, options.kv_type)),
-        cache_ram_bytes=_cache_ram(options, context, sizes),
+        cache_ram_bytes=_cache_ram(options, context),
         vocabulary=model.vocabulary.size,
         context=sizes.context,
         trained_context=model.trained_context,
@@ -223,9 +223,9 @@ def _check_deterministic(options: LoadOptions) -> None:
         )
 
 
-def _cache_ram(options: LoadOptions, context: LlamaContext, sizes: ContextOptions) -> int:
-    """The budget for saved prefixes: whole sequences, so none where cells are shared or cannot be taken back."""
-    can_save = options.prefix_cache and context.reuse == "parts" and not sizes.is_unified
+def _cache_ram(options: LoadOptions, context: LlamaContext) -> int:
+    """The budget for saved prefixes: none where cells cannot be taken back."""
+    can_save = options.prefix_cache and context.reuse == "parts" and context.can_save
     return options.cache_ram_bytes if can_save else 0
 
 
