@@ -20,6 +20,7 @@ INSTALL := $(BIN)/python scripts/install.py
 ENGINE := $(VENV)/.engine-$(GPU)-$(shell sed -n 's/^llama-cpp-python==//p' requirements.lock)
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
+BENCH := $(VENV)/.bench
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check lint unit bench docs lock clean gpu-is-known
@@ -47,7 +48,7 @@ lint: $(DEV)
 unit: $(DEV)
 	$(BIN)/pytest tests/unit
 
-bench: $(DEV) ## measure against the committed baseline
+bench: $(BENCH) ## measure against the committed baseline
 	$(BIN)/python -m bench $(ARGS)
 
 docs: $(DEV) ## write docs/cli.md anew
@@ -79,7 +80,7 @@ $(BIN)/python:
 
 # pip's cache may hold a wheel built for another GPU, so a build for a GPU neither reads nor writes it.
 $(ENGINE): | gpu-is-known $(BIN)/python
-	@rm -f $(VENV)/.engine-* $(RUN) $(DEV)
+	@rm -f $(VENV)/.engine-* $(RUN) $(DEV) $(BENCH)
 ifeq ($(GPU),cpu)
 	@echo "Installing llama.cpp: compiled on this machine in some minutes, unless pip has done so before"
 	@$(INSTALL) --no-deps $(if $(filter-out cpu,$(BUILT_GPU)),--force-reinstall) \
@@ -101,4 +102,9 @@ $(RUN): $(ENGINE) requirements.lock pyproject.toml
 $(DEV): $(RUN) requirements-dev.lock
 	@echo "Installing what the tests need"
 	@$(INSTALL) -r requirements-dev.lock
+	@touch $@
+
+$(BENCH): $(DEV)
+	@echo "Installing what draws the benchmarks"
+	@$(INSTALL) -c requirements-dev.lock --editable '.[bench]'
 	@touch $@

@@ -28,6 +28,8 @@ ON_THE_SHAPE_MODEL = (
     "disconnects",
     "shift",
     "structured",
+    "scheduler",
+    "growth",
 )
 NAMES = ("startup", "overhead", "state_leak", *ON_THE_SHAPE_MODEL)
 

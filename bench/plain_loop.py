@@ -1,15 +1,14 @@
 """The ceiling: a plain batching loop on llama.cpp, in one process, with no HTTP and no text.
 
     python -m bench.plain_loop MODEL --clients 16 --requests 64
+    python -m bench.plain_loop MODEL --prefixes 2 --prefix-tokens 1024 --prompt-tokens 64 --output-tokens 32
 
 Continuous batching in the split layout: every sequence that decodes adds one row, what
 is left of the batch goes to prompts, and the rows are ordered by slot. Greedy, by argmax.
+A shared prefix is computed once, in a slot that keeps it; who begins with it waits for it, and copies it.
 Prints one JSON object. ``GOMP_SPINCOUNT`` is left at the library's default.
 """
 
-import argparse
-import json
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +17,24 @@ import llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import loops
 from bench.load import Load
+from bench.loops import Figures
 
 BATCH_TOKENS = 512
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt's own tokens, and the slot that keeps the prefix before them, if there is one."""
+
+    tokens: list[int]
+    keeper: int | None
+
+
 @dataclass(slots=True)
 class Slot:
-    """One sequence: the tokens still to be run, how many were, how many are to come."""
+    """One sequence: the tokens still to be run, how many were, how many are to come (none: it keeps a prefix)."""
 
     pending: list[int]
     to_generate: int
@@ -37,16 +46,25 @@ class Slot:
         """Whether more than the last sampled token has to be run."""
         return len(self.pending) > 1
 
+    @property
+    def asks(self) -> bool:
+        """Whether a token is to follow this batch."""
+        return self.rows == len(self.pending) and self.to_generate > 0
+
 
 class PlainLoop:
     """Runs a load through ``clients`` slots."""
 
     def __init__(self, model_path: str, load: Load, num_threads: int) -> None:
         self._load = load
-        self._waiting = load.prompts()[::-1]
-        self._slots: list[Slot | None] = [None] * load.clients
+        prompts, cut = load.prompts(), load.prefix_tokens
+        self._num_keepers = max(1, load.prefixes) if cut else 0
+        self._waiting = [Request(prompt[cut:], self._keeper(number)) for number, prompt in enumerate(prompts)]
+        keepers = [Slot(prompt[:cut], to_generate=0) for prompt in prompts[: self._num_keepers]]
+        self._slots: list[Slot | None] = [*[None] * load.clients, *keepers]
         self._open(model_path, num_threads)
         self.decode_s = 0.0
+        self.num_rows = 0
 
     def run(self) -> float:
         """Run everything; returns the seconds it took."""
@@ -57,11 +75,28 @@ class PlainLoop:
             self._apply()
         return time.perf_counter() - started
 
+    def _keeper(self, number: int) -> int | None:
+        """Prompts take turns with the prefixes."""
+        return self._load.clients + number % self._num_keepers if self._num_keepers else None
+
     def _admit(self) -> bool:
-        for index, slot in enumerate(self._slots):
-            if slot is None and self._waiting:
-                self._slots[index] = Slot(self._waiting.pop(), self._load.output_tokens)
-        return any(self._slots)
+        """Seat whose prefix is there, in order; return whether anything is left to run."""
+        for index in range(self._load.clients):
+            ready = next((request for request in self._waiting if self._is_ready(request)), None)
+            if self._slots[index] is None and ready:
+                self._waiting.remove(ready)
+                self._seat(index, ready)
+        return any(slot and slot.pending for slot in self._slots)
+
+    def _is_ready(self, request: Request) -> bool:
+        keeper = None if request.keeper is None else self._slots[request.keeper]
+        return keeper is None or not keeper.pending
+
+    def _seat(self, index: int, request: Request) -> None:
+        """A copy between streams is of whole sequences; a keeper holds nothing but the prefix."""
+        if request.keeper is not None:
+            lib.llama_memory_seq_cp(self._memory, request.keeper, index, -1, -1)
+        self._slots[index] = Slot(request.tokens, self._load.output_tokens, self._load.prefix_tokens)
 
     def _schedule(self) -> None:
         """Decide how many rows each slot gets: decoding first, then prompts in slot order."""
@@ -80,6 +115,7 @@ class PlainLoop:
         if lib.llama_decode(self._context, self._batch) != 0:
             raise RuntimeError("llama_decode failed")
         self.decode_s += time.perf_counter() - before
+        self.num_rows += self._batch.n_tokens
 
     def _add_rows(self, index: int, slot: Slot) -> None:
         start = self._batch.n_tokens
@@ -87,7 +123,7 @@ class PlainLoop:
         self._token[start:end] = slot.pending[: slot.rows]
         self._position[start:end] = np.arange(slot.position, slot.position + slot.rows)
         self._output[start:end] = 0
-        self._output[end - 1] = slot.rows == len(slot.pending)
+        self._output[end - 1] = slot.asks
         for row in range(start, end):
             self._batch.seq_id[row][0] = index
         self._batch.n_tokens = end
@@ -98,9 +134,10 @@ class PlainLoop:
             if slot is None:
                 continue
             row += slot.rows
+            asks = slot.asks
             slot.position += slot.rows
             del slot.pending[: slot.rows]
-            if not slot.pending:
+            if asks:
                 self._take_token(index, slot, row)
 
     def _take_token(self, index: int, slot: Slot, row: int) -> None:
@@ -125,9 +162,9 @@ class PlainLoop:
 
     def _context_params(self, num_threads: int) -> lib.llama_context_params:
         load, params = self._load, lib.llama_context_default_params()
-        params.n_ctx = load.clients * _cells(load)
+        params.n_seq_max = params.n_outputs_max = len(self._slots)
+        params.n_ctx = len(self._slots) * _cells(load)
         params.n_batch = params.n_ubatch = BATCH_TOKENS
-        params.n_seq_max = params.n_outputs_max = load.clients
         params.n_threads = params.n_threads_batch = num_threads
         params.kv_unified = False
         return params
@@ -135,7 +172,7 @@ class PlainLoop:
 
 def _cells(load: Load) -> int:
     """Cells a slot: what it needs, at least the 1,024 that the servers are given."""
-    return max(1024, load.prompt_tokens + load.output_tokens)
+    return max(1024, load.prefix_tokens + load.prompt_tokens + load.output_tokens)
 
 
 def _view(pointer: Any) -> NDArray[Any]:
@@ -143,22 +180,17 @@ def _view(pointer: Any) -> NDArray[Any]:
     return np.ctypeslib.as_array(pointer, (BATCH_TOKENS,))
 
 
-def main() -> None:
-    """Run the load of the command line and print what it took."""
-    parser = argparse.ArgumentParser(description="a plain batching loop on llama.cpp")
-    parser.add_argument("model")
-    parser.add_argument("--threads", type=int, default=2)
-    for option, default in (("clients", 16), ("requests", 32), ("prompt-tokens", 128), ("output-tokens", 64)):
-        parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    load = Load(args.clients, args.requests, args.prompt_tokens, args.output_tokens, args.seed)
-    loop = PlainLoop(args.model, load, args.threads)
+def run(model_path: str, load: Load, num_threads: int) -> Figures:
+    """Run the load and tell what it took."""
+    loop = PlainLoop(model_path, load, num_threads)
     wall_s = loop.run()
-    num_tokens = load.requests * load.output_tokens
-    figures = {"tokens_per_s": num_tokens / wall_s, "wall_s": wall_s, "decode_share": loop.decode_s / wall_s}
-    json.dump(figures, sys.stdout)
+    return {
+        "tokens_per_s": load.requests * load.output_tokens / wall_s,
+        "wall_s": wall_s,
+        "decode_share": loop.decode_s / wall_s,
+        "computed": loop.num_rows - load.requests * (load.output_tokens - 1),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    loops.main("a plain batching loop on llama.cpp", run)

@@ -2,6 +2,7 @@
 
 Prompts are text, for llama-cpp-python's server reads nothing else. llama-server runs in split, its better layout
 here, with its own prompt caches on. Every run has prefixes of its own, so computing them once is part of it.
+The plain shared loop computes them once too, in the layout that ocak has here, split; it reads token ids.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from statistics import median
 
 import aiohttp
 
-from bench import load, paths, prepare, scrape
+from bench import load, loops, paths, prepare, scrape
 from bench.load import FIRST_TOKEN_ID, Load, greedy_body
 from bench.observed import Samples, observe, warm_up
 from bench.report import Report, Row, say
@@ -19,6 +20,7 @@ from bench.servers import LCP, Server, lcp_server, llama_server, ocak, running
 from bench.throughput import PATIENT, abba
 
 CLIENTS, CONTEXT = 16, 2048
+LOOP = "plain shared loop"
 PREFIXES, PREFIX_TOKENS, OWN_TOKENS, OUTPUT_TOKENS = 2, 1024, 64, 32
 CONVERSATIONS, TURNS, SLOTS, NEW_TOKENS, ANSWER_TOKENS = 8, 6, 4, 60, 16
 
@@ -37,19 +39,25 @@ def measure(short: bool = False) -> Report:
     with running(default, patient, split, lcp_server(model, CLIENTS, CONTEXT)) as servers:
         for server in servers:
             warm_up(server, CLIENTS, words)
-        for seed, server in enumerate(abba(servers, rounds)):
+        for seed, side in enumerate(abba([*servers, None], rounds)):
             work = Load(CLIENTS, requests, OWN_TOKENS, OUTPUT_TOKENS, seed, PREFIXES, PREFIX_TOKENS, words)
-            _sample(server, work, samples)
+            _sample(side, work, samples)
     with running(ocak(model, SLOTS, CONTEXT)) as (server,):
         turns = asyncio.run(_converse(server))
     return _report(samples, requests, turns)
 
 
-def _sample(server: Server, work: Load, samples: Samples) -> None:
+def _sample(side: Server | None, work: Load, samples: Samples) -> None:
+    name = side.program.name if side else LOOP
+    figures = _observe(side, work) if side else loops.run("bench.plain_loop", work)
+    samples[name].append(figures)
+    say(f"prefixes: {name}: {figures['tokens_per_s']:.1f} token/s")
+
+
+def _observe(server: Server, work: Load) -> dict[str, float]:
     before = _prompt_tokens(server)
-    figures = observe(server, work) | {"computed": _prompt_tokens(server) - before}
-    samples[server.program.name].append(figures)
-    say(f"prefixes: {server.program.name}: {figures['tokens_per_s']:.1f} token/s")
+    figures = observe(server, work)
+    return figures | {"computed": _prompt_tokens(server) - before}
 
 
 def _prompt_tokens(server: Server) -> float:
@@ -91,6 +99,7 @@ def _report(samples: Samples, requests: int, turns: list[float]) -> Report:
     rows = [
         *(_ratio(name, speed, "llama-server", 3.0) for name in ours),
         *(_ratio(name, speed, LCP, 2.5) for name in ours),
+        *(_ratio(name, speed, LOOP, 0.9) for name in ours),
         *(
             Row(f"output token/s, prompt tokens computed: {name}", f"fewest possible: {fewest}", _figures(runs))
             for name, runs in samples.items()

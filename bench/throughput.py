@@ -6,14 +6,11 @@ with answers; ocak runs as it comes, and with a longer gap between tokens allowe
 Each round runs everyone twice, in ABBA order.
 """
 
-import json
-import subprocess
-import sys
 from collections import defaultdict
 from statistics import median
 from typing import TypeVar
 
-from bench import paths
+from bench import loops, paths
 from bench.load import Load
 from bench.observed import Samples, observe, warm_up
 from bench.report import Report, Row, say
@@ -47,18 +44,9 @@ def abba(sides: list[Side], rounds: int) -> list[Side]:
 
 def _sample(side: Server | None, work: Load, samples: Samples) -> None:
     name = side.program.name if side else "plain loop"
-    figures = observe(side, work) if side else _loop(work)
+    figures = observe(side, work) if side else loops.run("bench.plain_loop", work)
     samples[name].append(figures)
     say(f"throughput: {name}: {figures['tokens_per_s']:.1f} token/s")
-
-
-def _loop(work: Load) -> dict[str, float]:
-    sizes = (("clients", work.clients), ("requests", work.requests), ("seed", work.seed))
-    options = [part for name, value in sizes for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "bench.plain_loop", str(paths.model()), *options]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=paths.ROOT)
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
 
 
 def _report(samples: Samples, rounds: int) -> Report:
