@@ -34,11 +34,13 @@ END = 5
 class Dice(DraftPay):
     """Drafts any number of tokens, whether that pays or not, and reads any number at a time."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, has_trials: bool) -> None:
         super().__init__(0.2, MOST_GUESSES)
         self._random = random.Random(seed)
+        self._has_trials = has_trials
 
     def plan(self, times: StepTimes, num_behind: int, num_left: int, rival: float = 1.0) -> int:
+        self.is_trial = self._has_trials and self._random.random() < 0.2
         return self._random.choice((0, 1, 2, 5, MOST_GUESSES))
 
     def chunk(self, times: StepTimes) -> int:
@@ -53,7 +55,7 @@ def draft_of(runner: FakeRunner, sampling_seed: int, accuracy: float, dice: int,
         is_right = zlib.crc32(repr(tokens).encode()) % 100 < 100 * accuracy
         return runner.next_token(cells, sampling_seed) if is_right else 0
 
-    return Draft(FakeDrafter(says, **limits), Dice(dice))
+    return Draft(FakeDrafter(says, **limits), Dice(dice, has_trials=accuracy < 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +189,15 @@ class World:
     now_s: float = 0.0
     num_reads: int = 0
     steps_s: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)  # of the last answer, its prompt too
+    changes: dict[int, float] = field(default_factory=dict)  # of the accuracy, at steps
+    drafter: FakeDrafter = field(init=False)
     speculator: Speculator = field(init=False)
 
     def __post_init__(self) -> None:
         pay = DraftPay(TARGET_S, MOST_GUESSES)
-        self.speculator = Speculator(Draft(TimedDrafter(self._says, world=self), pay, lambda: self.now_s))
+        self.drafter = TimedDrafter(self._says, world=self)
+        self.speculator = Speculator(Draft(self.drafter, pay, lambda: self.now_s))
 
     def spend(self, num_tokens: int) -> None:
         self.num_reads += 1
@@ -208,6 +214,7 @@ class World:
         started = self.now_s
         while sequence.num_generated < num_tokens:
             before = self.now_s
+            self.accuracy = self.changes.get(len(self.steps_s), self.accuracy)
             guesses = self.speculator.guess_for(sequence, 1000)
             self.now_s += STEP_S + ROWS_S * len(guesses)
             num_right = 0
@@ -219,6 +226,7 @@ class World:
             self.steps_s.append(self.now_s - before)
             self.speculator.observe(len(guesses), num_right, self.now_s - before)
         self.speculator.forget(sequence)
+        self.tokens = sequence.tokens
         return (self.now_s - started) / (num_tokens * STEP_S)
 
 
@@ -257,6 +265,13 @@ def test_a_draft_as_slow_as_the_model_is_left_alone() -> None:
     assert world.answer(16, 600, 2, 1) < 1.03
 
 
+def test_a_first_step_that_was_slow_does_not_make_guesses_look_cheap() -> None:
+    world = World(1.0, token_s=2 * STEP_S)
+    world.speculator.observe(0, 0, 20 * STEP_S)
+    world.answer(16, 200, 1)
+    assert world.answer(16, 600, 2, 1) < 1.03
+
+
 def test_a_draft_that_was_wrong_is_tried_again_now_and_then() -> None:
     world = World(0.0)
     world.answer(64, 400, 1)
@@ -265,6 +280,14 @@ def test_a_draft_that_was_wrong_is_tried_again_now_and_then() -> None:
     world.answer(64, 3000, 2, 1)
     assert world.num_reads > num_reads
     assert world.answer(64, 600, 3, 2) < 0.6
+
+
+def test_a_draft_that_is_right_again_reads_the_answer_from_its_beginning() -> None:
+    """A trial is of the latest tokens alone."""
+    world = World(0.9, changes={50: 0.0, 300: 0.95})
+    world.answer(64, 6000, 1)
+    assert world.drafter.cells[:5000] == world.tokens[:5000]
+    assert len(world.steps_s) < 4000
 
 
 def test_a_long_prompt_is_read_in_chunks_that_keep_the_gap_between_tokens() -> None:

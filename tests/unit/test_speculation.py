@@ -206,7 +206,7 @@ def test_no_guess_is_run_where_rows_cost_what_steps_cost(cost: float) -> None:
     speculator = Speculator()
     sequence = a_sequence([1, 2, 3] * 20, max_tokens=10_000)
     speculator.guess_for(sequence, 100)
-    for rows in (1, 4, 8, 16):
+    for rows in (1, 4, 8, 16, 1):
         speculator.observe(rows - 1, 0, 0.01 * (1 if cost == 1.0 else rows**1.2))
     assert bool(speculator.guess_for(sequence, 100)) == (cost == 1.0)
 

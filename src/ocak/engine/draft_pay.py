@@ -78,6 +78,7 @@ class DraftPay:
             self._saved_s -= draft_s + max(0.0, step_s - (alone_s or step_s))
         elif not draft_s:
             self._saved_s += BUDGET * step_s
+        self.is_trial = False
 
     def _times(self, alone_s: float) -> tuple[float, float]:
         """Seconds for a guess, and for a token read with many others."""

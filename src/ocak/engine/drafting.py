@@ -57,7 +57,9 @@ class Draft:
         self._pay = pay
         self._clock = clock
         self._held: list[int] = []
-        self._root: Hashable = None  # of the sequence that they are of
+        self._root: Hashable = None  # of the sequence that they were read of
+        self._compared: tuple[int, int] | None = None  # the last sequence's id, and what it had dropped by then
+        self._num_equal = 0  # tokens at its beginning that they were found to begin with
         self._is_off = False
         self._ended: int | None = None  # the sequence for which it guessed nothing but the end
         self._step_s = 0.0  # its time in this step
@@ -75,15 +77,21 @@ class Draft:
         self._note_end(sequence)
         if sequence.root != self._root:
             self._held, self._root = [], sequence.root
-        num_behind = len(tokens) - self._kept(tokens)
+        start = self._kept(sequence)
+        num_behind = len(tokens) - start
         num_left = sequence.max_tokens - sequence.num_generated
         count = min(most, self._pay.plan(times, num_behind, num_left, rival))
         if count == 0:
             return []
         try:
             if self._pay.is_trial and num_behind > TRIAL_TOKENS:
-                return self._guess(sequence, tokens[-TRIAL_TOKENS:], count, TRIAL_TOKENS)
-            return self._guess(sequence, tokens, count, self._pay.chunk(times))
+                self._compared = None
+                return self._guess(sequence, 0, tokens[-min(TRIAL_TOKENS, self._drafter.most_tokens) :], count)
+            chunk = min(self._pay.chunk(times), self._drafter.most_tokens)
+            if num_behind <= min(chunk, TRIAL_TOKENS):
+                return self._guess(sequence, start, tokens[start:], count)
+            self._read(start, tokens[start : start + chunk])
+            return []
         except RunFailed as error:
             logger.warning("the draft model failed and is not used any more: %s", error)
             self._is_off = True
@@ -97,20 +105,22 @@ class Draft:
         self._pay.settle(draft_s, seconds - draft_s, alone_s)
         return seconds - draft_s
 
-    def _kept(self, tokens: list[int]) -> int:
-        """How many of the tokens it has read; the last is read again, for what comes behind it."""
-        held = self._held
-        if tokens[: len(held)] == held:
-            return min(len(held), len(tokens) - 1)
-        return min(_num_equal(held, tokens), len(tokens) - 1)
+    def forget(self, sequence: Sequence) -> None:
+        """Note that the sequence has ended."""
+        if self._compared is not None and self._compared[0] == sequence.id:
+            self._compared = None
 
-    def _guess(self, sequence: Sequence, tokens: list[int], count: int, chunk: int) -> list[int]:
-        """Return what comes behind the tokens, none where a step's chunk of them was read instead."""
-        start = self._kept(tokens)
-        chunk = min(chunk, self._drafter.most_tokens)
-        token = self._read(start, tokens[start : start + chunk])
-        if len(tokens) - start > min(TRIAL_TOKENS, chunk):
-            return []
+    def _kept(self, sequence: Sequence) -> int:
+        """How many of the tokens it has read; the last is read again, for what comes behind it."""
+        compared = (sequence.id, sequence.num_dropped)
+        known = min(self._num_equal, len(self._held)) if compared == self._compared else 0
+        self._num_equal = known + _num_common(self._held[known:], sequence.tokens[known:])
+        self._compared = compared
+        return min(self._num_equal, len(sequence.tokens) - 1)
+
+    def _guess(self, sequence: Sequence, start: int, tokens: list[int], count: int) -> list[int]:
+        """Read the tokens from a position on, and return what comes behind them."""
+        token = self._read(start, tokens)
         guesses: list[int] = []
         while token not in sequence.end_tokens:
             guesses.append(token)
@@ -139,7 +149,7 @@ class Draft:
         self._ended = None
 
 
-def _num_equal(one: list[int], other: list[int]) -> int:
+def _num_common(one: list[int], other: list[int]) -> int:
     """How many tokens both begin with."""
     low, high = 0, min(len(one), len(other))
     while low < high:

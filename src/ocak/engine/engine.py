@@ -108,9 +108,9 @@ class Engine:
         return batch
 
     def _observe(self, batch: Batch, num_guessed: int, num_right: int, seconds: float) -> None:
-        self._pacer.observe(batch.num_tokens if batch.is_prefill else 0, seconds)
         if not batch.is_prefill and len(batch.rows) == 1:
-            self._speculator.observe(num_guessed, num_right, seconds)
+            seconds = self._speculator.observe(num_guessed, num_right, seconds)
+        self._pacer.observe(batch.num_tokens if batch.is_prefill else 0, seconds)
 
     def _make(self, moves: Iterable[Move]) -> None:
         for move in moves:

@@ -48,6 +48,9 @@ class Speculator:
         room = min(room, sequence.max_tokens - sequence.num_generated - 1)
         history = self._history(sequence)
         history.update(sequence)
+        self._is_drafted = False
+        if self._times.is_stale:
+            return []
         count, speed = self._times.best(history.share, GUESSES)
         found = _before_end(history.lookup.guess(min(count, room)), sequence)
         drafted = []
@@ -56,8 +59,8 @@ class Speculator:
         self._is_drafted = bool(drafted)
         return drafted or found
 
-    def observe(self, num_guessed: int, num_right: int, seconds: float) -> None:
-        """Learn from a step of one sequence."""
+    def observe(self, num_guessed: int, num_right: int, seconds: float) -> float:
+        """Learn from a step of one sequence; return how long it was without the draft."""
         num_drafted, num_right_drafts = (num_guessed, num_right) if self._is_drafted else (0, 0)
         if self._draft is not None:
             seconds = self._draft.settle(num_drafted, num_right_drafts, seconds, self._times.alone_s)
@@ -67,10 +70,13 @@ class Speculator:
         self.count.num_right += num_right
         self.count.num_drafted += num_drafted
         self.count.num_right_drafts += num_right_drafts
+        return seconds
 
     def forget(self, sequence: Sequence) -> None:
         """Note that the sequence has ended."""
         self._histories.pop(sequence.id, None)
+        if self._draft is not None:
+            self._draft.forget(sequence)
 
     def _history(self, sequence: Sequence) -> History:
         known = self._histories.get(sequence.id)

@@ -31,7 +31,7 @@ def load_draft(
     file = read_model(Path(options.draft_path))
     weights = WeightOptions(0 if options.gpu_layers == 0 else -1, options.mmap, options.mlock)
     with ExitStack() as undo:
-        model = LlamaModel(str(options.draft_path), weights, on_progress)
+        model = LlamaModel(str(options.draft_path), weights, lambda _: on_progress(1.0))
         undo.callback(model.close)
         _check(model, target, file)
         context = LlamaContext(model, draft_sizes(sizes, model.trained_context))
