@@ -86,6 +86,7 @@ def prepare_cycles() -> None:
     """Make the model whose text is one long cycle, and the drafts that know it and do not."""
     _make_quantised(paths.cycle_model(), lambda vocab, path: write_cycle(vocab, path, QWEN, agreement=1.0))
     _make_quantised(paths.draft_model(), lambda vocab, path: write_cycle(vocab, path, DRAFT, agreement=0.8))
+    _make_quantised(paths.good_draft(), lambda vocab, path: write_cycle(vocab, path, DRAFT, agreement=0.95))
     _make_quantised(paths.wrong_draft(), lambda vocab, path: write_cycle(vocab, path, DRAFT, agreement=0.0))
 
 
