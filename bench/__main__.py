@@ -25,6 +25,7 @@ ON_THE_SHAPE_MODEL = (
     "stalls",
     "one_by_one",
     "lookup",
+    "draft",
     "disconnects",
     "shift",
     "structured",

@@ -38,6 +38,26 @@ def model() -> Path:
     return peers() / "models" / "q05-q4_0.gguf"
 
 
+def cycle_model() -> Path:
+    """The same shape with a head of its own; what it says is one long cycle."""
+    return peers() / "models" / "cycle-q4_0.gguf"
+
+
+def draft_model() -> Path:
+    """A tenth as large; it says the same in 4 of 5 places."""
+    return peers() / "models" / "cycle-draft-q4_0.gguf"
+
+
+def good_draft() -> Path:
+    """As large as the draft; it says the same in 19 of 20 places."""
+    return peers() / "models" / "cycle-good-q4_0.gguf"
+
+
+def wrong_draft() -> Path:
+    """As large as the draft, and never of the model's opinion."""
+    return peers() / "models" / "cycle-wrong-q4_0.gguf"
+
+
 def samples() -> Path:
     """The folder of the raw samples, one JSON file a benchmark and run."""
     return peers() / "samples"

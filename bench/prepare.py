@@ -12,12 +12,14 @@ minutes on two cores.
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from bench import paths
+from bench.cycle_model import DRAFT, write_cycle
 from bench.report import say
-from bench.shape_model import write_model
+from bench.shape_model import QWEN, write_model
 
 TOOLS = ("llama-server", "llama-bench", "llama-batched-bench", "llama-quantize")
 CMAKE_OPTIONS = (
@@ -35,7 +37,7 @@ def prepare() -> None:
     paths.peers().mkdir(parents=True, exist_ok=True)
     _unpack_sources()
     _build_tools()
-    _make_model()
+    _make_quantised(paths.model(), write_model)
     say(f"peers and model are ready in {paths.peers()}")
 
 
@@ -80,14 +82,21 @@ def _make_environment(python: Path, *packages: str) -> None:
     (python.parent / "ready").touch()
 
 
-def _make_model() -> None:
-    model = paths.model()
+def prepare_cycles() -> None:
+    """Make the model whose text is one long cycle, and the drafts that know it and do not."""
+    _make_quantised(paths.cycle_model(), lambda vocab, path: write_cycle(vocab, path, QWEN, agreement=1.0))
+    _make_quantised(paths.draft_model(), lambda vocab, path: write_cycle(vocab, path, DRAFT, agreement=0.8))
+    _make_quantised(paths.good_draft(), lambda vocab, path: write_cycle(vocab, path, DRAFT, agreement=0.95))
+    _make_quantised(paths.wrong_draft(), lambda vocab, path: write_cycle(vocab, path, DRAFT, agreement=0.0))
+
+
+def _make_quantised(model: Path, write: Callable[[Path, Path], None]) -> None:
     if model.is_file():
         return
-    say("writing the model and quantising it to Q4_0")
+    say(f"writing {model.stem} and quantising it to Q4_0")
     model.parent.mkdir(parents=True, exist_ok=True)
-    full, unfinished = model.with_name("q05-f16.gguf"), model.with_suffix(".part")
-    write_model(paths.llama_cpp() / "models" / "ggml-vocab-qwen2.gguf", full)
+    full, unfinished = model.with_suffix(".f16"), model.with_suffix(".part")
+    write(paths.llama_cpp() / "models" / "ggml-vocab-qwen2.gguf", full)
     _run(str(paths.tool("llama-quantize")), str(full), str(unfinished), "Q4_0", "2")
     unfinished.rename(model)
     full.unlink()

@@ -7,14 +7,14 @@ taken from a vocabulary-only GGUF, so that nothing has to be downloaded.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-LAYERS, HIDDEN, HEADS, KV_HEADS, FEED_FORWARD = 24, 896, 14, 2, 4864
 CONTEXT, ROPE_BASE, NORM_EPSILON = 32768, 1e6, 1e-6
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
@@ -24,14 +24,33 @@ CHAT_TEMPLATE = (
 Tensor = tuple[str, NDArray[np.floating]]
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a model of the family."""
+
+    layers: int = 24
+    hidden: int = 896
+    heads: int = 14
+    kv_heads: int = 2
+    feed_forward: int = 4864
+
+
+QWEN = Shape()
+
+
 def write_model(vocab_path: Path, out_path: Path, seed: int = 0) -> None:
     """Write the model: the vocabulary of ``vocab_path``, f16 matrices drawn from ``seed``."""
+    rng = np.random.default_rng(seed)
+    write(vocab_path, out_path, QWEN, lambda num_vocab: tensors(QWEN, num_vocab, rng))
+
+
+def write(vocab_path: Path, out_path: Path, shape: Shape, make: Callable[[int], Iterator[Tensor]]) -> None:
+    """Write a model of the shape: ``make`` gives its tensors for the size of the vocabulary."""
     vocab = gguf.GGUFReader(vocab_path)
     writer = gguf.GGUFWriter(out_path, "qwen2")
     _copy_vocabulary(vocab, writer)
-    _write_shape(writer)
-    num_vocab = len(vocab.fields["tokenizer.ggml.tokens"].contents())
-    for name, array in _tensors(num_vocab, np.random.default_rng(seed)):
+    _write_shape(writer, shape)
+    for name, array in make(len(vocab.fields["tokenizer.ggml.tokens"].contents())):
         writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -51,40 +70,41 @@ def _copy_vocabulary(vocab: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
         writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def _write_shape(writer: gguf.GGUFWriter) -> None:
-    writer.add_name("qwen2.5-0.5b shape, random weights")
-    writer.add_block_count(LAYERS)
+def _write_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    name = "qwen2.5-0.5b shape" if shape == QWEN else f"{shape.layers} layers of {shape.hidden}"
+    writer.add_name(f"{name}, random weights")
+    writer.add_block_count(shape.layers)
     writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_feed_forward_length(FEED_FORWARD)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
     writer.add_rope_freq_base(ROPE_BASE)
     writer.add_layer_norm_rms_eps(NORM_EPSILON)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
 
 
-def _tensors(num_vocab: int, rng: np.random.Generator) -> Iterator[Tensor]:
+def tensors(shape: Shape, num_vocab: int, rng: np.random.Generator) -> Iterator[Tensor]:
     """Yield (name, array): matrices f16 ~ N(0, 0.02), norms one, biases f32; the embeddings are tied."""
-    ones = np.ones(HIDDEN, np.float32)
-    yield "token_embd.weight", _matrix(rng, num_vocab, HIDDEN)
+    ones = np.ones(shape.hidden, np.float32)
+    yield "token_embd.weight", _matrix(rng, num_vocab, shape.hidden)
     yield "output_norm.weight", ones
-    for layer in range(LAYERS):
+    for layer in range(shape.layers):
         block = f"blk.{layer}."
         yield block + "attn_norm.weight", ones
         yield block + "ffn_norm.weight", ones
-        yield from _attention(block, rng)
-        yield block + "ffn_gate.weight", _matrix(rng, FEED_FORWARD, HIDDEN)
-        yield block + "ffn_up.weight", _matrix(rng, FEED_FORWARD, HIDDEN)
-        yield block + "ffn_down.weight", _matrix(rng, HIDDEN, FEED_FORWARD)
+        yield from _attention(shape, block, rng)
+        yield block + "ffn_gate.weight", _matrix(rng, shape.feed_forward, shape.hidden)
+        yield block + "ffn_up.weight", _matrix(rng, shape.feed_forward, shape.hidden)
+        yield block + "ffn_down.weight", _matrix(rng, shape.hidden, shape.feed_forward)
 
 
-def _attention(block: str, rng: np.random.Generator) -> Iterator[Tensor]:
-    kv_rows = HIDDEN // HEADS * KV_HEADS
-    for name, rows in (("attn_q", HIDDEN), ("attn_k", kv_rows), ("attn_v", kv_rows)):
-        yield f"{block}{name}.weight", _matrix(rng, rows, HIDDEN)
+def _attention(shape: Shape, block: str, rng: np.random.Generator) -> Iterator[Tensor]:
+    kv_rows = shape.hidden // shape.heads * shape.kv_heads
+    for name, rows in (("attn_q", shape.hidden), ("attn_k", kv_rows), ("attn_v", kv_rows)):
+        yield f"{block}{name}.weight", _matrix(rng, rows, shape.hidden)
         yield f"{block}{name}.bias", _normal(rng, rows)
-    yield block + "attn_output.weight", _matrix(rng, HIDDEN, HIDDEN)
+    yield block + "attn_output.weight", _matrix(rng, shape.hidden, shape.hidden)
 
 
 def _matrix(rng: np.random.Generator, *dims: int) -> NDArray[np.float16]:

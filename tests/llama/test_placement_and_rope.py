@@ -19,8 +19,8 @@ from ocak.llama import library
 from ocak.llama.context import LlamaContext
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.runner import LlamaRunner
-from ocak.worker.loading import context_options
 from ocak.worker.messages import LoadOptions
+from ocak.worker.sizes import context_options
 
 
 def load(path: Path, *wanted: TensorOverride) -> LlamaModel:

@@ -12,8 +12,8 @@ from tests.models import write_tiny_model
 from ocak.cli.adaptation import rope_options
 from ocak.cli.compose import plan_models
 from ocak.cli.config import Sources, load
-from ocak.cli.settings import ModelSettings
-from ocak.core.errors import ConfigError
+from ocak.cli.settings import ModelSettings, ServerSettings, Settings
+from ocak.core.errors import ConfigError, ModelFileError
 from ocak.core.lora import LoraAdapter, parse_adapter
 from ocak.core.placement import CPU, EXPERTS, TensorOverride, check_found, overrides
 from ocak.core.rope import RopeOptions
@@ -119,3 +119,27 @@ def test_what_is_configured_reaches_the_worker(tmp_path: Path) -> None:
     [plan] = plan_models(load(Sources(flags=flags, model=str(model))))
     assert plan.spec.options.rope == RopeOptions(scaling="yarn", freq_scale=0.5)
     assert plan.spec.options.tensor_overrides == (TensorOverride("attn_q", CPU),)
+
+
+def test_a_draft_model_is_found_checked_and_counted(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "model.gguf")
+    write_tiny_model(tmp_path / "draft.gguf", seed=1)
+    file = tmp_path / "ocak.toml"
+    file.write_text("[models.m]\nsource = 'model.gguf'\ndraft_model = 'draft.gguf'\ndraft_tokens = 4\n")
+    [plan] = plan_models(load(Sources(config=str(file))))
+    assert plan.spec.options.draft_path == str((tmp_path / "draft.gguf").resolve())
+    assert plan.spec.options.draft_tokens == 4
+    file.write_text("[models.m]\nsource = 'model.gguf'\n")
+    [alone] = plan_models(load(Sources(config=str(file))))
+    assert alone.spec.options.draft_path is None
+    more = plan.spec.estimated_bytes - alone.spec.estimated_bytes
+    cells = 2048 * 2 * 32 * 2 * 2  # of two layers, each with a key and a value of 32 numbers of 2 bytes
+    assert more == pytest.approx((tmp_path / "draft.gguf").stat().st_size + cells, rel=0.1)
+
+
+def test_a_draft_that_is_no_model_is_refused_before_the_load(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "model.gguf")
+    (tmp_path / "draft.gguf").write_bytes(b"PK" * 100)
+    wrong = ModelSettings(source=str(tmp_path / "model.gguf"), draft_model=str(tmp_path / "draft.gguf"))
+    with pytest.raises(ModelFileError, match=r"draft\.gguf"):
+        plan_models(Settings(ServerSettings(), {"m": wrong}))

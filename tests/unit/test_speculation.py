@@ -11,13 +11,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ocak.core.events import Delta, Finished
+from ocak.core.limits import MOST_GUESSES
 from ocak.core.request import Sampling
 from ocak.engine.engine import Engine
+from ocak.engine.lookup import LENGTHS, Lookup
 from ocak.engine.outputs import Sampled, Scored
 from ocak.engine.runner import FakeCell, FakeRunner, Logprobs
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
-from ocak.engine.speculation import LENGTHS, MOST_GUESSES, Lookup, Speculator
+from ocak.engine.speculation import Speculator
 from ocak.engine.window import Window
 from ocak.worker.engine_loop import Answer, EngineLoop
 from ocak.worker.formats.answer import AnswerReader
@@ -187,41 +189,41 @@ def test_guesses_that_are_wrong_stop_until_they_would_have_been_right() -> None:
     speculator = Speculator()
     speculator.observe(0, 0, 0.01)
     sequence = a_sequence([1, 2, 3, 1, 2], max_tokens=10_000)
-    assert speculator.guess(sequence, 100)[:1] == [3]
+    assert speculator.guess_for(sequence, 100)[:1] == [3]
     for step in range(60):  # what came before always comes again, and never goes on alike
         sequence.tokens += [7, 8, 100 + step]
-        speculator.guess(sequence, 100)
+        speculator.guess_for(sequence, 100)
     sequence.tokens += [7, 8]
-    assert speculator.guess(sequence, 100) == []
+    assert speculator.guess_for(sequence, 100) == []
     for _ in range(60):
         sequence.tokens += [1, 2, 3]
-        speculator.guess(sequence, 100)
-    assert speculator.guess(sequence, 100) == [1, 2, 3] * 5
+        speculator.guess_for(sequence, 100)
+    assert speculator.guess_for(sequence, 100) == [1, 2, 3] * 5
 
 
 @pytest.mark.parametrize("cost", [1.0, 3.0])
 def test_no_guess_is_run_where_rows_cost_what_steps_cost(cost: float) -> None:
     speculator = Speculator()
     sequence = a_sequence([1, 2, 3] * 20, max_tokens=10_000)
-    speculator.guess(sequence, 100)
-    for rows in (1, 4, 8, 16):
+    speculator.guess_for(sequence, 100)
+    for rows in (1, 4, 8, 16, 1):
         speculator.observe(rows - 1, 0, 0.01 * (1 if cost == 1.0 else rows**1.2))
-    assert bool(speculator.guess(sequence, 100)) == (cost == 1.0)
+    assert bool(speculator.guess_for(sequence, 100)) == (cost == 1.0)
 
 
 @given(st.integers(0, 30), st.integers(1, 20))
 def test_guesses_keep_within_the_room_and_what_may_still_be_said(room: int, left: int) -> None:
     speculator = Speculator()
     speculator.observe(0, 0, 0.01)
-    guesses = speculator.guess(a_sequence([1, 2] * 10, max_tokens=left), room)
+    guesses = speculator.guess_for(a_sequence([1, 2] * 10, max_tokens=left), room)
     assert len(guesses) <= min(room, left - 1, MOST_GUESSES)
 
 
 def test_nothing_is_guessed_beyond_an_end() -> None:
     speculator = Speculator()
     speculator.observe(0, 0, 0.01)
-    assert 5 not in speculator.guess(a_sequence([1, 2, 5] * 10, max_tokens=100), 100)
-    assert speculator.guess(a_sequence([1, 2, 5, 1, 2], max_tokens=100), 100) == []
+    assert 5 not in speculator.guess_for(a_sequence([1, 2, 5] * 10, max_tokens=100), 100)
+    assert speculator.guess_for(a_sequence([1, 2, 5, 1, 2], max_tokens=100), 100) == []
 
 
 def test_models_that_give_no_cell_back_are_never_guessed_for() -> None:

@@ -32,12 +32,14 @@ def model_text(model: ModelStatus) -> str:
     if info is None:
         return f"  {name}  {model.state}: {model.error or 'no answer from its worker'}"
     size = f"{_count_text(info.num_parameters)} parameters"
+    draft = f" + {bytes_text(info.draft_bytes)} draft" if info.draft else ""
+    total = bytes_text(info.weights_bytes + info.kv_bytes + info.draft_bytes)
     return (
         f"  {name}  {info.name} ({info.architecture}, {size}) on {info.gpu or 'CPU'}\n"
         f"    context {info.context} tokens, {info.parallel} sequences, {info.kv_cells} KV cells"
         f", loaded in {info.load_s:.1f} s\n"
-        f"    memory {bytes_text(info.weights_bytes)} weights + {bytes_text(info.kv_bytes)} KV = "
-        f"{bytes_text(info.weights_bytes + info.kv_bytes)}, {bytes_text(model.memory.resident)} resident"
+        f"    memory {bytes_text(info.weights_bytes)} weights + {bytes_text(info.kv_bytes)} KV{draft} = "
+        f"{total}, {bytes_text(model.memory.resident)} resident"
         + (f"; up to {bytes_text(info.cache_ram_bytes)} more for saved prompts" if info.cache_ram_bytes else "")
     )
 

@@ -21,7 +21,7 @@ from ocak.fleet.replica import ModelSpec
 from ocak.gateway.admission import Admission, QueueLimits
 from ocak.gateway.gateway import Gateway, ServedModel
 from ocak.memory.devices import memory_bytes, present_gpu
-from ocak.memory.estimate import KvSettings, estimate
+from ocak.memory.estimate import KvSettings, draft_bytes, estimate
 from ocak.memory.gguf_header import GgufModel, read_model
 from ocak.memory.model_kind import is_encoder, pooling_of
 from ocak.providers.local import LocalProvider
@@ -68,9 +68,10 @@ def build_gateway(plans: Sequence[Plan], fleet: Fleet) -> Gateway:
 def _plan(key: str, model: ModelSettings) -> Plan:
     """The first served name, if any, is what the model is called; its own name keeps working."""
     file = read_model(locate(model.source))
-    options = _load_options(model, file)
-    needed = _bytes(model, file) + adapter_bytes(options.lora)
-    _check_memory(key, needed)
+    draft = read_model(locate(model.draft_model)) if model.draft_model else None
+    options = _load_options(model, file, draft)
+    needed = _bytes(model, file, draft) + adapter_bytes(options.lora)
+    _check_memory(key, needed, draft)
     names = (*model.served_name, key)
     return Plan(
         spec=ModelSpec(key=names[0], options=options, estimated_bytes=needed),
@@ -80,7 +81,7 @@ def _plan(key: str, model: ModelSettings) -> Plan:
     )
 
 
-def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
+def _load_options(model: ModelSettings, file: GgufModel, draft: GgufModel | None) -> LoadOptions:
     return LoadOptions(
         path=str(file.paths[0].resolve()),
         context=model.context,
@@ -93,6 +94,8 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         prefix_cache=model.prefix_cache,
         cache_ram_bytes=model.cache_ram * 2**20,
         speculation=model.speculation,
+        draft_path=None if draft is None else str(draft.paths[0].resolve()),
+        draft_tokens=model.draft_tokens,
         deterministic=model.deterministic,
         threads=model.threads,
         gpu_layers=model.gpu_layers,
@@ -119,23 +122,25 @@ def _served_at_once(model: ModelSettings, file: GgufModel) -> int:
     return model.parallel if pooling is None else max(model.parallel, INPUTS_IN_A_PASS)
 
 
-def _bytes(model: ModelSettings, file: GgufModel) -> int:
+def _bytes(model: ModelSettings, file: GgufModel, draft: GgufModel | None) -> int:
     trained = file.header.context_length or DEFAULT_CONTEXT_LIMIT
     context = model.context or min(trained, DEFAULT_CONTEXT_LIMIT)
     pooling = pooling_of(file.header, embedding=model.embedding, pooling=model.pooling)
     if pooling is not None and is_encoder(file.header):
         return file.weights_bytes
     cells = max(context, model.batch_tokens) if pooling else model.kv_cells or context * model.parallel
-    return estimate(file, KvSettings(cells, model.kv_type, model.kv_type)).total_bytes
+    own = estimate(file, KvSettings(cells, model.kv_type, model.kv_type)).total_bytes
+    return own if draft is None else own + draft_bytes(draft, context)
 
 
-def _check_memory(key: str, needed: int) -> None:
+def _check_memory(key: str, needed: int, draft: GgufModel | None) -> None:
     """Refuse what this machine cannot hold by any means; a GPU may hold what its memory cannot."""
     most = memory_bytes()
     if needed > most and present_gpu() is None:
         raise ConfigError(
             f"model {key!r} needs {bytes_text(needed)} for its weights and KV cache, and this machine has "
-            f"{bytes_text(most)}; set a smaller --context, --parallel or --kv-cells, or a smaller --kv-type",
+            f"{bytes_text(most)}; set a smaller --context, --parallel or --kv-cells, or a smaller --kv-type"
+            + ("" if draft is None else "; its draft model is counted, leave out --draft-model"),
             param="context",
         )
 

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from ocak.cli.adaptation_settings import AdaptationSettings
-from ocak.core.limits import INT32_MAX
+from ocak.core.limits import INT32_MAX, MOST_GUESSES
 from ocak.core.request import ContextPolicy
 
 Count = Annotated[int, Meta(ge=0, le=INT32_MAX)]
@@ -142,6 +142,16 @@ class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
         Literal["lookup", "off"],
         Meta(description="guess a lone answer's next tokens from the text so far, where that pays"),
     ] = "lookup"
+    draft_model: Annotated[
+        str,
+        Meta(
+            description="smaller model with the same vocabulary that guesses too: a path, or hf:owner/repo[:file]",
+            extra={"flags": ["--model-draft", "-md"], "metavar": "MODEL", "path": True},
+        ),
+    ] = ""
+    draft_tokens: Annotated[
+        int, Meta(ge=1, le=MOST_GUESSES, description="most tokens that the draft model guesses for one step")
+    ] = MOST_GUESSES
     deterministic: Annotated[
         bool,
         Meta(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ocak.core.errors import InvalidRequest
 from ocak.core.request import SAMPLERS, Constraint, Sampling, Stopping, Tool
 
+MOST_GUESSES = 15  # tokens guessed ahead for one step: with the last token four of the kernels' tiles
 INT32_MAX = 2**31 - 1
 UINT32_MAX = 2**32 - 1
 MAX_SHOWN = 40  # characters of a wrong number in its message

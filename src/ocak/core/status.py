@@ -45,6 +45,9 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     generation_tokens: int = 0
     guessed_tokens: int = 0
     right_guesses: int = 0
+    drafted_tokens: int = 0  # of the guessed, those of the draft model
+    right_drafts: int = 0
+    draft_s: float = 0.0  # inside the draft model's forward passes
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +70,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool
     has_infill: bool
     gpu: str | None  # the device in use; None on the CPU
+    draft: str | None = None  # the name of the model that guesses
+    draft_bytes: int = 0  # its weights and cells
     idle_gpu: str | None  # a GPU that this build of llama.cpp cannot use
     load_s: float
     lora: tuple[str, ...] = ()  # the adapters that requests may name

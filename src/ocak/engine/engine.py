@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from ocak.core.status import EngineStats
 from ocak.engine.batch import Batch
+from ocak.engine.drafting import Draft
 from ocak.engine.mover import Mover
 from ocak.engine.outputs import Admitted, Broken, Output, Sampled, Scored
 from ocak.engine.pacing import Pacer
@@ -26,13 +27,19 @@ from ocak.engine.speculation import Speculator
 
 class Engine:
     def __init__(
-        self, runner: Runner, limits: SchedulerLimits, *, step_target_s: float = 0.2, speculates: bool = False
+        self,
+        runner: Runner,
+        limits: SchedulerLimits,
+        *,
+        step_target_s: float = 0.2,
+        speculates: bool = False,
+        draft: Draft | None = None,
     ) -> None:
         self._runner = runner
         self._scheduler = Scheduler(limits)
         self._mover = Mover(runner, self._scheduler.slots)
         self._pacer = Pacer(step_target_s, limits.batch_tokens)
-        self._speculator = Speculator() if speculates and limits.reuse == "parts" else None
+        self._speculator = Speculator(draft, is_on=speculates and limits.reuse == "parts")
         self._in_prefill: int | None = None  # the sequence that has the running batch to itself
         self._num_steps = 0
         self._num_prompt_tokens = 0
@@ -60,8 +67,7 @@ class Engine:
             self._num_generated -= num_surplus
         if sequence.is_finished:
             return
-        if self._speculator is not None:
-            self._speculator.forget(sequence)
+        self._speculator.forget(sequence)
         sequence.is_finished = True
         self._mover.make(self._scheduler.remove(sequence, keep))
         if sequence.sampler is not None:
@@ -79,7 +85,7 @@ class Engine:
         """Compute one batch and return what came of it."""
         started = time.perf_counter()
         batch = self._schedule()
-        guesses = self._guess(batch)
+        guesses = self._speculator.guess(batch, self._scheduler)
         outputs: list[Output] = [Admitted(sequence) for sequence in batch.admitted]
         try:
             tokens = self._run(batch, guesses)
@@ -105,26 +111,14 @@ class Engine:
     def _among(self, depth: int) -> int:
         return self._pacer.prefill_tokens(depth, max(1, self._scheduler.num_decoding_groups))
 
-    def _guess(self, batch: Batch) -> list[int]:
-        """Return guesses for a sequence that decodes while nobody else does."""
-        if self._speculator is None or batch.is_prefill or len(self._scheduler.running) != 1 or not batch.rows:
-            return []
-        sequence = batch.rows[0][0]
-        if not sequence.is_scored or sequence.in_prefill:
-            return []
-        # Without a window the token that fills the context is the last.
-        context = self._scheduler.limits.context - 1 if sequence.window is None else sequence.window.context
-        spare = min(self._scheduler.slots.cells.num_free, self._scheduler.limits.batch_tokens) - 1
-        return self._speculator.guess(sequence, min(spare, context - len(sequence.tokens)))
-
     def _observe(self, batch: Batch, num_guessed: int, num_right: int, seconds: float) -> None:
         if batch.is_prefill:
             starts = ((count, sequence.num_computed - count) for sequence, count in batch.rows)
             self._pacer.observe_prefill([(full(count, start), start) for count, start in starts], seconds)
-        else:
-            self._pacer.observe_decode(seconds)
-        if self._speculator is not None and not batch.is_prefill and len(batch.rows) == 1:
-            self._speculator.observe(num_guessed, num_right, seconds)
+            return
+        if len(batch.rows) == 1:
+            seconds = self._speculator.observe(num_guessed, num_right, seconds)
+        self._pacer.observe_decode(seconds)
 
     def _run(self, batch: Batch, guesses: list[int]) -> list[int | NoToken]:
         chunks = [self._chunk(sequence, count) for sequence, count in batch.rows]
@@ -253,7 +247,7 @@ class Engine:
 
     def stats(self, busy_s: float = 0.0) -> EngineStats:
         """A snapshot; `busy_s` is the caller's measure of its time with the engine."""
-        scheduler = self._scheduler
+        scheduler, guesses = self._scheduler, self._speculator.count
         return EngineStats(
             slots=scheduler.limits.parallel,
             slots_used=len(scheduler.running),
@@ -269,8 +263,11 @@ class Engine:
             decode_s=self._runner.decode_s,
             prompt_tokens=self._num_prompt_tokens,
             generation_tokens=self._num_generated,
-            guessed_tokens=0 if self._speculator is None else self._speculator.num_guessed,
-            right_guesses=0 if self._speculator is None else self._speculator.num_right,
+            guessed_tokens=guesses.num,
+            right_guesses=guesses.num_right,
+            drafted_tokens=guesses.num_drafted,
+            right_drafts=guesses.num_right_drafts,
+            draft_s=guesses.draft_s,
         )
 
     def check_integrity(self) -> None:

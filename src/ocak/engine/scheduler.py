@@ -24,10 +24,6 @@ from ocak.engine.slots import Slots
 from ocak.engine.turns import Turn, Turns
 from ocak.engine.waiting import Waiting
 
-GRAIN = 16  # chunks of whole grains suit the kernels
-UNIFORM_ROWS = 48  # of one sequence in a batch, where every row is to be computed by the same kernels: below 64
-STRETCH = 1.25  # by how much a chunk may exceed what was wanted to end its prompt
-
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:

@@ -1,133 +1,104 @@
-"""Guesses the next tokens of a sequence by looking up what followed the same tokens before, and when that pays.
+"""Guesses the next tokens of a sequence that decodes alone, where that pays: by look-up, or by a draft model.
 
 The guesses are run beside the last token, and the sampler picks at each place for as long as it agrees with them:
-so what is picked is what would have been picked one by one. A few rows more are cheap beside the weights that a
-step reads; how cheap is measured. How often guesses are right is seen without running them, by what comes next.
-Pure: it is told the times.
+so what is picked is what would have been picked one by one. The way that promises more tokens a second is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
 
+from ocak.engine.batch import Batch
+from ocak.engine.drafting import Draft
+from ocak.engine.lookup import FIRST_SHARE, History
+from ocak.engine.payoff import GUESSES, StepTimes
+from ocak.engine.scheduler import Scheduler
 from ocak.engine.sequence import Sequence
 
-LENGTHS = (3, 2)  # of the runs of tokens that are looked up, the longest first
-GUESSES = (3, 7, 15)  # with the last token they fill the kernels' tiles
-MOST_GUESSES = GUESSES[-1]
-MEMORY = 0.2  # weight of the latest guess in the share of right ones
-FIRST_SHARE = 0.5  # of right guesses, before any was seen
-SMOOTHING = 0.3
-ROW_COST = 1 / 32  # of a step, for a row more; believed until it is measured
-GAIN = 1.1  # what guessing must at least win
 
+@dataclass(slots=True)
+class GuessCount:
+    """Tokens that were guessed, and of them those that were right; of both, the draft's."""
 
-class Lookup:
-    """What followed each run of tokens the last time, in one growing list of tokens."""
-
-    def __init__(self, tokens: Tokens[int]) -> None:
-        self._tokens: list[int] = []
-        self._follows: dict[tuple[int, ...], int] = {}
-        self._found: int | None = None  # where what followed the latest tokens begins
-        self.extend(tokens)
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def extend(self, tokens: Tokens[int]) -> None:
-        """Take the tokens that came."""
-        for token in tokens:
-            self._tokens.append(token)
-            self._found = self._note()
-
-    def guess(self, count: int) -> list[int]:
-        """Return what followed, up to so many tokens; where that reaches the end it begins anew."""
-        if self._found is None:
-            return []
-        period = len(self._tokens) - self._found
-        return [self._tokens[self._found + place % period] for place in range(count)]
-
-    def _note(self) -> int | None:
-        """Remember where the latest runs end; return where the longest of them ended before."""
-        end = len(self._tokens)
-        found = None
-        for length in (length for length in LENGTHS if length <= end):
-            run = tuple(self._tokens[-length:])
-            before = self._follows.get(run)
-            self._follows[run] = end
-            found = before if found is None else found
-        return found
-
-
-class _Guesser:
-    """One sequence: its look-up, and how often it was right."""
-
-    def __init__(self, sequence: Sequence) -> None:
-        self.lookup = Lookup(sequence.tokens)
-        self.num_dropped = sequence.num_dropped
-        self.share = FIRST_SHARE
-
-    def update(self, sequence: Sequence) -> None:
-        """Read the tokens that came, and see whether they were what would have been guessed."""
-        for token in sequence.tokens[len(self.lookup) :]:
-            if guess := self.lookup.guess(1):
-                self.share += MEMORY * ((guess[0] == token) - self.share)
-            self.lookup.extend((token,))
+    num: int = 0
+    num_right: int = 0
+    num_drafted: int = 0
+    num_right_drafts: int = 0
+    draft_s: float = 0.0  # inside the draft's passes
 
 
 class Speculator:
     """Decides what to guess for a sequence that decodes alone."""
 
-    def __init__(self) -> None:
-        self._guessers: dict[int, _Guesser] = {}
-        self._seconds: dict[int, float] = {}  # of a step, by its rows
-        self.num_guessed = 0
-        self.num_right = 0
+    def __init__(self, draft: Draft | None = None, *, is_on: bool = True) -> None:
+        self._is_on = is_on
+        self._draft = draft
+        self._histories: dict[int, History] = {}
+        self._times = StepTimes()
+        self._is_drafted = False  # what was guessed last
+        self.count = GuessCount()
 
-    def guess(self, sequence: Sequence, room: int) -> list[int]:
+    def guess(self, batch: Batch, scheduler: Scheduler) -> list[int]:
+        """Return guesses to run beside the batch; none unless it is of one sequence that decodes, the only one."""
+        alone = _lone_answer(batch, scheduler) if self._is_on else None
+        return [] if alone is None else self.guess_for(*alone)
+
+    def guess_for(self, sequence: Sequence, room: int) -> list[int]:
         """Return the next tokens as they might be, none where guessing would not pay; at most `room`."""
-        guesser = self._guesser(sequence)
-        guesser.update(sequence)
-        most = min(room, sequence.max_tokens - sequence.num_generated - 1)
-        guesses = guesser.lookup.guess(min(self._best(guesser.share), most))
-        ends = (place for place, token in enumerate(guesses) if token in sequence.end_tokens)
-        return guesses[: next(ends, len(guesses))]
+        room = min(room, sequence.max_tokens - sequence.num_generated - 1)
+        history = self._history(sequence)
+        history.update(sequence)
+        self._is_drafted = False
+        if self._times.is_stale:
+            return []
+        count, speed = self._times.best(history.share, GUESSES)
+        found = _before_end(history.lookup.guess(min(count, room)), sequence)
+        drafted = []
+        if self._draft is not None:
+            drafted = self._draft.guess(sequence, room, self._times, speed if found else 1.0)
+        self._is_drafted = bool(drafted)
+        return drafted or found
 
-    def observe(self, num_guessed: int, num_right: int, seconds: float) -> None:
-        """Learn from a step of one sequence."""
-        rows = num_guessed + 1
-        before = self._seconds.get(rows, seconds)
-        self._seconds[rows] = before + SMOOTHING * (min(seconds, 2 * before) - before)
-        self.num_guessed += num_guessed
-        self.num_right += num_right
+    def observe(self, num_guessed: int, num_right: int, seconds: float) -> float:
+        """Learn from a step of one sequence; return how long it was without the draft."""
+        num_drafted, num_right_drafts = (num_guessed, num_right) if self._is_drafted else (0, 0)
+        if self._draft is not None:
+            seconds = self._draft.settle(num_drafted, num_right_drafts, seconds, self._times.alone_s)
+            self.count.draft_s = self._draft.seconds
+        self._times.observe(num_guessed, seconds)
+        self.count.num += num_guessed
+        self.count.num_right += num_right
+        self.count.num_drafted += num_drafted
+        self.count.num_right_drafts += num_right_drafts
+        return seconds
 
     def forget(self, sequence: Sequence) -> None:
         """Note that the sequence has ended."""
-        self._guessers.pop(sequence.id, None)
+        self._histories.pop(sequence.id, None)
+        if self._draft is not None:
+            self._draft.forget(sequence)
 
-    def _guesser(self, sequence: Sequence) -> _Guesser:
-        known = self._guessers.get(sequence.id)
-        if known is None or known.num_dropped != sequence.num_dropped or len(known.lookup) > len(sequence.tokens):
-            share = FIRST_SHARE if known is None else known.share
-            known = self._guessers[sequence.id] = _Guesser(sequence)
-            known.share = share
+    def _history(self, sequence: Sequence) -> History:
+        known = self._histories.get(sequence.id)
+        if known is None or not known.is_of(sequence):
+            known = History(sequence, FIRST_SHARE if known is None else known.share)
+            self._histories[sequence.id] = known
         return known
 
-    def _best(self, share: float) -> int:
-        """How many guesses win the most tokens a second, if they are right that often; 0: none."""
-        alone = self._seconds.get(1)
-        if alone is None:
-            return 0
-        speeds = {count: _tokens(share, count) / self._cost(count + 1, alone) for count in GUESSES}
-        best = max(speeds, key=speeds.__getitem__)
-        return best if speeds[best] > GAIN else 0
 
-    def _cost(self, rows: int, alone: float) -> float:
-        """Steps of one row that a step of so many lasts."""
-        seconds = self._seconds.get(rows)
-        return 1 + (rows - 1) * ROW_COST if seconds is None else seconds / alone
+def _lone_answer(batch: Batch, scheduler: Scheduler) -> tuple[Sequence, int] | None:
+    """Return a sequence that decodes while nobody else does, and how many guesses it has room for."""
+    if batch.is_prefill or len(scheduler.running) != 1 or not batch.rows:
+        return None
+    sequence = batch.rows[0][0]
+    if not sequence.is_scored or sequence.in_prefill:
+        return None
+    # Without a window the token that fills the context is the last.
+    context = scheduler.limits.context - 1 if sequence.window is None else sequence.window.context
+    spare = min(scheduler.slots.cells.num_free, scheduler.limits.batch_tokens) - 1
+    return sequence, min(spare, context - len(sequence.tokens))
 
 
-def _tokens(share: float, count: int) -> float:
-    """The tokens that a step with so many guesses gives: the right ones, and one more."""
-    return count + 1 if share >= 1 else (1 - share ** (count + 1)) / (1 - share)
+def _before_end(guesses: list[int], sequence: Sequence) -> list[int]:
+    ends = (place for place, token in enumerate(guesses) if token in sequence.end_tokens)
+    return guesses[: next(ends, len(guesses))]

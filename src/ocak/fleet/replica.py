@@ -105,7 +105,7 @@ class Replica:
     def status(self) -> ModelStatus:
         connection = self._connection
         info = self._info if self._state == "ready" else None
-        reserved = info.weights_bytes + info.kv_bytes if info else 0
+        reserved = info.weights_bytes + info.kv_bytes + info.draft_bytes if info else 0
         return ModelStatus(
             key=self.spec.key,
             provider="llama",

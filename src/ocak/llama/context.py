@@ -16,11 +16,11 @@ from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 
 from ocak.core.errors import LoadFailed
+from ocak.core.limits import MOST_GUESSES
 from ocak.core.rope import RopeOptions
 from ocak.engine.padding import MOST_TILE, TILE
 from ocak.engine.runner import MOST_SCORED, Aborted, Chunk, NoRoom, RunFailed
 from ocak.engine.slot_limits import Reuse
-from ocak.engine.speculation import MOST_GUESSES
 from ocak.llama import library
 from ocak.llama.cell_state import CellStates
 from ocak.llama.model import LlamaModel

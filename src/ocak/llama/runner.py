@@ -40,12 +40,17 @@ class LlamaRunner:
         self._saved: dict[int, NDArray[np.uint8]] = {}
         self._times = RowTimes()
         self._threads = ThreadCount(context.threads)
+        self._companions: list[LlamaContext] = []
         self._team = Team(context.threads if holds_cores else 0)
         self._outputs: list[Output] = []  # where the last run's logits are
         self.decode_s = 0.0
 
     def new_sampler(self, sampling: Sampling, prompt: Sequence[int], rules: TokenRules = NO_RULES) -> LlamaSampler:
         return self.samplers.new(sampling, prompt, rules)
+
+    def lend_threads(self, context: LlamaContext) -> None:
+        """Have another context of this thread use as many threads: otherwise the kernels make them anew."""
+        self._companions.append(context)
 
     def use_adapter(self, name: str) -> None:
         if name != self._adapter:
@@ -120,7 +125,8 @@ class LlamaRunner:
 
     def _adapt(self) -> None:
         if self._threads.refresh():
-            self._context.use_threads(self._threads.value)
+            for context in (self._context, *self._companions):
+                context.use_threads(self._threads.value)
             self._team.loosen()
             self._times = RowTimes()
 

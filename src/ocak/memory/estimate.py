@@ -69,6 +69,12 @@ def estimate(model: GgufModel, settings: KvSettings) -> MemoryEstimate:
     return MemoryEstimate(model.weights_bytes, kv_bytes(header, settings), _bound(header))
 
 
+def draft_bytes(model: GgufModel, context: int) -> int:
+    """What a draft model takes that follows one sequence of so many tokens; raises `ModelFileError`."""
+    cells = min(context, model.header.context_length or context)
+    return estimate(model, KvSettings(cells)).total_bytes
+
+
 def kv_bytes(header: GgufHeader, settings: KvSettings) -> int:
     """Bytes of the attention layers' KV cache."""
     cells = -(-settings.cells // _CELL_PADDING) * _CELL_PADDING

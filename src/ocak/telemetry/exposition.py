@@ -35,10 +35,13 @@ ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("engine_steps", "Steps of the engine.", lambda e: e.steps),
     ("engine_busy_seconds", "Wall time inside engine steps.", lambda e: e.busy_s),
     ("engine_decode_seconds", "Of it, inside the model's forward passes.", lambda e: e.decode_s),
+    ("engine_draft_seconds", "Of it, inside those of its draft model.", lambda e: e.draft_s),
     ("engine_prompt_tokens", "Prompt tokens the engine has computed.", lambda e: e.prompt_tokens),
     ("engine_generation_tokens", "Tokens the engine has sampled.", lambda e: e.generation_tokens),
     ("speculation_guessed_tokens", "Tokens guessed ahead.", lambda e: e.guessed_tokens),
     ("speculation_accepted_tokens", "Of them, those that were right.", lambda e: e.right_guesses),
+    ("speculation_drafted_tokens", "Of those guessed, the draft model's.", lambda e: e.drafted_tokens),
+    ("speculation_accepted_drafted_tokens", "Of them, those that were right.", lambda e: e.right_drafts),
 )
 ENGINE_GAUGES: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("requests_running", "Requests that hold a slot.", lambda e: e.running),

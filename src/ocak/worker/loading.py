@@ -13,42 +13,43 @@ import msgspec
 
 from ocak.core.embedding import Pooling
 from ocak.core.errors import InvalidRequest, LoadFailed
-from ocak.core.limits import INT32_MAX
 from ocak.core.request import Message, Sampling
 from ocak.core.status import ModelInfo
+from ocak.engine.draft_pay import DraftPay
+from ocak.engine.drafting import Draft
 from ocak.engine.embedder import Embedder
 from ocak.engine.engine import Engine
-from ocak.engine.padding import MOST_TILE, tiled
 from ocak.engine.runner import Chunk
-from ocak.engine.scheduler import UNIFORM_ROWS, SchedulerLimits
+from ocak.engine.scheduler import SchedulerLimits
 from ocak.llama import library
 from ocak.llama.adapters import LlamaAdapters
-from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
+from ocak.llama.context import ContextOptions, LlamaContext
+from ocak.llama.drafter import LlamaDrafter
 from ocak.llama.embedding import EmbeddingContext
 from ocak.llama.grammar import GrammarCompiler
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.runner import LlamaRunner
 from ocak.llama.sampler import SamplerFactory
 from ocak.llama.uniform import settle_tile
-from ocak.memory.devices import cores, present_gpu
+from ocak.memory.devices import present_gpu
 from ocak.memory.estimate import KvSettings, kv_bytes
 from ocak.memory.gguf_header import GgufHeader, read_model
 from ocak.memory.lora_file import read_adapter
 from ocak.memory.model_kind import pooling_of
 from ocak.worker.attention import flash_attention
 from ocak.worker.chat import Chat
+from ocak.worker.draft_load import is_used, load_draft
 from ocak.worker.embedding import EmbeddingWork
 from ocak.worker.embedding_load import embedding_info, embedding_options, embedding_work, load_embedder
 from ocak.worker.fitting import ContextRules, context_rules
 from ocak.worker.messages import LoadOptions
 from ocak.worker.prompt import PromptReader
+from ocak.worker.sizes import context_options
 from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.template import ChatTemplate
 
 logger = logging.getLogger("ocak.worker")
 
-DEFAULT_CONTEXT = 4096  # at most, where the owner asked for none
-MIN_CONTEXT = 2  # a token to read and one to say
 WARM_UP_TOKENS = 8
 
 
@@ -63,11 +64,14 @@ class LoadedModel:
     context: LlamaContext | EmbeddingContext
     grammars: GrammarCompiler | None = None  # None: it writes no text
     embedding: EmbeddingWork | None = None  # instead of text
+    draft: LlamaDrafter | None = None
 
     def close(self) -> None:
         """Free it all, adapters too; nothing of it may be used any more."""
         if self.grammars is not None:
             self.grammars.close()
+        if self.draft is not None:
+            self.draft.close()
         self.context.close()
         self.model.close()
 
@@ -84,7 +88,7 @@ def load(options: LoadOptions, on_progress: Callable[[float], object], watch: St
     model = LlamaModel(options.path, weights, on_progress)
     with _freed_on_failure(model):
         if pooling is None:
-            loaded = _load_writer(model, file.header, options, watch)
+            loaded = _load_writer(model, file.header, options, watch, on_progress)
         else:
             loaded = _load_embedder(model, file.header, pooling, options)
     return replace(loaded, info=msgspec.structs.replace(loaded.info, load_s=time.perf_counter() - started))
@@ -100,7 +104,13 @@ def _freed_on_failure(part: LlamaModel | LlamaContext | EmbeddingContext) -> Ite
         raise
 
 
-def _load_writer(model: LlamaModel, header: GgufHeader, options: LoadOptions, watch: Stopwatch) -> LoadedModel:
+def _load_writer(
+    model: LlamaModel,
+    header: GgufHeader,
+    options: LoadOptions,
+    watch: Stopwatch,
+    on_progress: Callable[[float], object],
+) -> LoadedModel:
     if not model.can_generate:
         raise LoadFailed(f"{options.path} is no text-generation model (architecture {model.architecture})")
     template = _template(options, model, watch)
@@ -121,6 +131,10 @@ def _load_writer(model: LlamaModel, header: GgufHeader, options: LoadOptions, wa
         # A sequence that cannot lose its end cannot lose its middle either.
         can_shift = context.reuse == "parts"
         rules = context_rules(sizes.context, options.context_policy, options.n_keep, can_shift=can_shift)
+        draft = None
+        if is_used(options, sizes, can_trim=context.reuse == "parts"):
+            draft = load_draft(options, sizes, model.vocabulary, on_progress)
+            runner.lend_threads(draft.cells)
     info = ModelInfo(
         architecture=model.architecture,
         name=model.name,
@@ -142,18 +156,28 @@ def _load_writer(model: LlamaModel, header: GgufHeader, options: LoadOptions, wa
         idle_gpu=present_gpu() if library.gpu_device() is None else None,
         load_s=0.0,
         lora=adapters.names,
+        draft=None if draft is None else draft.name,
+        draft_bytes=0 if draft is None else draft.num_bytes,
         tool_format=chat.tool_format if chat else None,
         reasoning_format=chat.reasoning_format if chat else None,
     )
-    engine = _engine(runner, context, sizes, options, info)
+    engine = Engine(
+        runner,
+        _limits(context, sizes, options, info),
+        step_target_s=options.step_target_s,
+        speculates=options.speculation == "lookup" and not sizes.is_uniform,
+        draft=None if draft is None else Draft(draft, DraftPay(options.step_target_s, options.draft_tokens)),
+    )
     grammars = GrammarCompiler(model.vocabulary)
-    return LoadedModel(model, engine, prompts, info, runner.samplers, rules, context, grammars)
+    return LoadedModel(model, engine, prompts, info, runner.samplers, rules, context, grammars, draft=draft)
 
 
 def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, options: LoadOptions) -> LoadedModel:
     """As `_load_writer`, for a model that gives vectors or scores."""
     if options.lora:
         raise LoadFailed("adapters need a model that writes text, and this one embeds; leave --lora out")
+    if options.draft_path is not None:
+        raise LoadFailed("a draft needs a model that writes text, and this one embeds; leave --draft-model out")
     sizes = context_options(msgspec.structs.replace(options, kv_cells=0), model.trained_context)
     settled = embedding_options(header, pooling, sizes)
     engine, context = load_embedder(model, settled)
@@ -166,73 +190,16 @@ def _load_embedder(model: LlamaModel, header: GgufHeader, pooling: Pooling, opti
     return LoadedModel(model, engine, prompts, info, samplers, rules, context, embedding=work)
 
 
-def context_options(options: LoadOptions, trained_context: int) -> ContextOptions:
-    """Settle every size that was left open, and refuse the impossible. Pure."""
-    if trained_context < MIN_CONTEXT:
-        raise LoadFailed(f"the model says that it was trained for a context of {trained_context} tokens")
-    reach = options.rope.reach(trained_context)
-    if options.context > reach:
-        raise LoadFailed(
-            f"context {options.context} is more than the {reach} tokens this model was trained for"
-            + (" with its RoPE scaling" if reach != trained_context else "")
-            + f"; set --context {reach} or less, or stretch it: --rope-scaling yarn "
-            f"--rope-scale {-(-options.context // trained_context)}"
-        )
-    if options.parallel > library.MAX_SEQUENCES:
-        raise LoadFailed(f"parallel {options.parallel} is more than llama.cpp's {library.MAX_SEQUENCES} sequences")
-    _check_deterministic(options)
-    context = options.context or min(trained_context, DEFAULT_CONTEXT)
-    parallel = tiled(options.parallel) if options.deterministic else options.parallel
-    kv_cells = min(options.kv_cells, context * parallel) or context * parallel
-    if context < MIN_CONTEXT:
-        raise LoadFailed(f"context {context} has no room for a prompt and an answer; set --context 512 or more")
-    if pad_cells(context + MOST_TILE) * parallel > INT32_MAX:
-        raise LoadFailed(
-            f"context {context} x parallel {options.parallel} is more than {INT32_MAX} cells; set less of either"
-        )
-    if kv_cells < context:
-        raise LoadFailed(
-            f"kv_cells {kv_cells} cannot hold one sequence of {context} tokens; "
-            f"set --kv-cells {pad_cells(context)} or more, or a smaller --context"
-        )
-    return ContextOptions(
-        context=context,
-        parallel=parallel,
-        kv_cells=kv_cells,
-        batch_tokens=max(options.batch_tokens, parallel, UNIFORM_ROWS if options.deterministic else 0),
-        threads=options.threads or len(cores()),
-        kv_type=options.kv_type,
-        kv_offload=options.kv_offload,
-        flash_attn="on" if options.deterministic else options.flash_attn,
-        keeps_prefixes=options.prefix_cache,
-        rope=options.rope,
-        is_uniform=options.deterministic,
-    )
-
-
-def _check_deterministic(options: LoadOptions) -> None:
-    if options.deterministic and options.kv_cells:
-        raise LoadFailed(
-            "deterministic needs cells of its own for every sequence, and kv_cells has them shared: "
-            "leave out --kv-cells or --deterministic"
-        )
-    if options.deterministic and options.flash_attn == "off":
-        raise LoadFailed(
-            "deterministic needs flash attention, for the plain one adds up differently as a context grows: "
-            "leave out --flash-attn off or --deterministic"
-        )
-
-
 def _cache_ram(options: LoadOptions, context: LlamaContext) -> int:
     """The budget for saved prefixes: none where cells cannot be taken back."""
     can_save = options.prefix_cache and context.reuse == "parts" and context.can_save
     return options.cache_ram_bytes if can_save else 0
 
 
-def _engine(
-    runner: LlamaRunner, context: LlamaContext, sizes: ContextOptions, options: LoadOptions, info: ModelInfo
-) -> Engine:
-    limits = SchedulerLimits(
+def _limits(
+    context: LlamaContext, sizes: ContextOptions, options: LoadOptions, info: ModelInfo
+) -> SchedulerLimits:
+    return SchedulerLimits(
         parallel=sizes.parallel,
         context=sizes.context,
         num_cells=sizes.kv_cells,
@@ -245,8 +212,6 @@ def _engine(
         is_uniform=sizes.is_uniform,
         host_tokens=info.cache_ram_bytes * sizes.kv_cells // max(1, info.kv_bytes),
     )
-    speculates = options.speculation == "lookup" and not sizes.is_uniform
-    return Engine(runner, limits, step_target_s=options.step_target_s, speculates=speculates)
 
 
 def _template(options: LoadOptions, model: LlamaModel, watch: Stopwatch) -> ChatTemplate | None:

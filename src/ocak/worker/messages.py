@@ -16,6 +16,7 @@ import msgspec
 from ocak.core.embedding import Embedded, EmbedRequest
 from ocak.core.errors import WireError
 from ocak.core.events import Delta, Finished, PromptScored, Started
+from ocak.core.limits import MOST_GUESSES
 from ocak.core.lora import LoraAdapter
 from ocak.core.placement import TensorOverride
 from ocak.core.request import ContextPolicy, GenerateRequest, Prompt
@@ -38,6 +39,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     cache_ram_bytes: int = 0  # for prefixes that are saved when their slots are needed
     step_target_s: float = 0.2  # the gap between two tokens should not be longer while prompts are computed
     speculation: str = "lookup"  # guesses ahead while one sequence decodes alone; or "off"
+    draft_path: str | None = None  # of a smaller model that guesses too
+    draft_tokens: int = MOST_GUESSES  # that it guesses at most for a step
     deterministic: bool = False  # an answer's tokens do not depend on what else runs, or is cached
     threads: int = 0  # 0: every core
     holds_cores: bool = True  # threads may be held to a core each: the process has no others that work
