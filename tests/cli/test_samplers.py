@@ -57,6 +57,7 @@ SAMPLERS = [
     {"mirostat": 2, "mirostat_tau": 1.0},
     {"adaptive_target": 0.1},
     {"samplers": ["temperature"], "temperature": 1.5},
+    {"samplers": ["top_k", "infill", "temperature"], "temperature": 1.5},
 ]
 
 
