@@ -93,6 +93,7 @@ def _load_options(model: ModelSettings, file: GgufModel) -> LoadOptions:
         prefix_cache=model.prefix_cache,
         cache_ram_bytes=model.cache_ram * 2**20,
         speculation=model.speculation,
+        device_sampling=model.device_sampling,
         deterministic=model.deterministic,
         threads=model.threads,
         gpu_layers=model.gpu_layers,

@@ -142,6 +142,10 @@ class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
         Literal["lookup", "off"],
         Meta(description="guess a lone answer's next tokens from the text so far, where that pays"),
     ] = "lookup"
+    device_sampling: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(description="pick tokens where the logits are; auto: if the output layer is on a GPU"),
+    ] = "auto"
     deterministic: Annotated[
         bool,
         Meta(

@@ -32,6 +32,7 @@ class Chunk:
     sampler: Sampler | None
     scored: range = range(0)
     num_guesses: int = 0  # of the tokens, the last ones: the sampler says whether they are right
+    has_logprobs: bool = False  # the log-probability of the token that is to follow will be asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ worker ends the socket.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -38,6 +38,7 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     cache_ram_bytes: int = 0  # for prefixes that are saved when their slots are needed
     step_target_s: float = 0.2  # the gap between two tokens should not be longer while prompts are computed
     speculation: str = "lookup"  # guesses ahead while one sequence decodes alone; or "off"
+    device_sampling: Literal["auto", "on", "off"] = "auto"  # tokens are picked inside the graph
     deterministic: bool = False  # an answer's tokens do not depend on what else runs, or is cached
     threads: int = 0  # 0: every core
     holds_cores: bool = True  # threads may be held to a core each: the process has no others that work
