@@ -57,6 +57,7 @@ SAMPLERS = [
     {"mirostat": 2, "mirostat_tau": 1.0},
     {"adaptive_target": 0.1},
     {"samplers": ["temperature"], "temperature": 1.5},
+    {"samplers": ["top_k", "infill", "temperature"], "temperature": 1.5},
 ]
 
 
@@ -114,3 +115,16 @@ def test_what_the_model_does_not_have_is_refused_by_name(
     with pytest.raises(BadRequestError) as refusal:
         complete(server, **fields)
     assert refusal.value.param == param
+
+
+def test_tokens_picked_inside_the_graph_are_the_hosts(server: RunningServer) -> None:
+    bodies: list[dict[str, object]] = [
+        {},
+        {"temperature": 0.8, "min_p": 0.05},
+        {"repetition_penalty": 1.2},
+        {"logprobs": 2},
+    ]
+    with serving("--parallel", "2", "--device-sampling", "on") as device:
+        (model,) = device.get("/models/status")["models"]
+        assert model["info"]["samples_on_device"]
+        assert [text(device, **body) for body in bodies] == [text(server, **body) for body in bodies]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from llama_cpp import llama_cpp as c
 
-from ocak.core.request import SAMPLERS, Sampling
+from ocak.core.request import KNOWN_SAMPLERS, SAMPLERS, Sampling
 from ocak.llama import library
 from ocak.llama.model import LlamaModel, WeightOptions
 from ocak.llama.stages import SamplerStages
@@ -81,6 +81,10 @@ EACH: dict[str, tuple[dict[str, object], Stages]] = {
         {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.25},
         lambda m: [c.llama_sampler_init_penalties(m.vocabulary.size, 64, 1.3, 0.25, 0.5)],
     ),
+    "infill": (
+        {"top_k": 20, "samplers": ("top_k", "infill")},
+        lambda m: [c.llama_sampler_init_top_k(20), c.llama_sampler_init_infill(m.vocabulary.pointer)],
+    ),
 }
 
 
@@ -94,6 +98,34 @@ def test_each_sampler_leaves_llama_cpps_candidates_and_its_draw(
     unsampled, _ = applied([c.llama_sampler_init_dist(SEED)], logits)
     assert ours == theirs != unsampled, "the sampler changes nothing, or not as llama.cpp's"
     assert token == their_token
+
+
+THEIR_NAMES = {"typical": "typ_p", "temp": "temperature", "temp_ext": "temperature"}
+NOT_NAMED = {"greedy", "dist", "mirostat", "mirostat_v2", "logit_bias"}  # other settings choose them
+BY_LLGUIDANCE = {"grammar", "grammar_lazy", "grammar_lazy_patterns"}
+
+
+def test_no_sampler_of_llama_cpp_is_missing() -> None:
+    prefix = "llama_sampler_init_"
+    theirs = {name.removeprefix(prefix) for name in dir(c) if name.startswith(prefix)} - NOT_NAMED - BY_LLGUIDANCE
+    assert {THEIR_NAMES.get(name, name) for name in theirs} == set(KNOWN_SAMPLERS)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("likely", ["the end", "nothing", "a word"])
+def test_infill_ends_the_answer_where_the_model_is_in_two_minds(
+    model: LlamaModel, logits: Logits, temperature: float, likely: str
+) -> None:
+    end = c.llama_vocab_eos(model.vocabulary.pointer)
+    given = np.where(np.arange(len(logits)) < 256, np.float32(0), np.float32(-9))
+    given[end] = 1.0 if likely == "the end" else -9.0
+    given[8] = 9.0 if likely == "a word" else 0.5
+    sampling = msgspec.structs.replace(
+        OFF, temperature=temperature, top_k=20, samplers=("top_k", "infill", "temperature")
+    )
+    _, token = applied(SamplerStages(model.vocabulary).of(sampling, is_masked=False), given)
+    assert (token == 8) == (likely == "a word")
+    assert (token in model.vocabulary.end_tokens) == (likely != "a word")
 
 
 DRAWS: dict[str, tuple[dict[str, object], Stages]] = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ocak.core.events import Delta, Finished, Started, TokenLogprob
 from ocak.core.request import Sampling
 from ocak.engine.engine import Engine
-from ocak.engine.runner import FakeRunner
+from ocak.engine.fake_runner import FakeRunner
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.worker.engine_loop import Answer, EngineLoop

@@ -18,9 +18,9 @@ from ocak.core.status import EngineStats
 from ocak.engine.draft_pay import DraftPay
 from ocak.engine.drafting import Draft, FakeDrafter
 from ocak.engine.engine import Engine
+from ocak.engine.fake_runner import FakeCell, FakeRunner
 from ocak.engine.outputs import Sampled
 from ocak.engine.payoff import StepTimes
-from ocak.engine.runner import FakeCell, FakeRunner
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.speculation import Speculator

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
 from ocak.engine.engine import Engine
+from ocak.engine.fake_runner import FakeRunner
 from ocak.engine.outputs import Broken, Scored
-from ocak.engine.runner import Aborted, Chunk, FakeRunner, Logprobs, NoRoom
+from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 

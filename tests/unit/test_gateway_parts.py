@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,7 +93,9 @@ def test_a_ring_keeps_no_key_in_clear() -> None:
         ("dry_base", 0.99),
         ("adaptive_decay", 1.0),
         ("dry_penalty_last_n", 2**31),
-        ("samplers", ("top_k", "infill")),
+        ("samplers", ("top_k", "guesswork")),
+        ("samplers", ("infill", "top_k")),
+        ("samplers", ("top_p", "infill")),
         ("samplers", ("top_k",) * 17),
         ("dry_sequence_breakers", ("",)),
         ("dry_sequence_breakers", ("a\0b",)),
@@ -112,6 +115,18 @@ def test_a_number_out_of_range_is_refused_by_name(field: str, value: object) -> 
     with pytest.raises(InvalidRequest) as refusal:
         check_sampling(Sampling(**{field: value}))  # type: ignore[arg-type]
     assert refusal.value.param == field and field in refusal.value.message
+
+
+@pytest.mark.parametrize(("top_k", "is_allowed"), [(0, False), (1, True), (128, True), (129, False)])
+def test_infill_is_refused_where_it_would_compare_too_many_candidates(top_k: int, is_allowed: bool) -> None:
+    sampling = Sampling(top_k=top_k, samplers=("top_k", "infill"))
+    check_sampling(msgspec.structs.replace(sampling, mirostat=1))  # which goes without infill
+    if is_allowed:
+        check_sampling(sampling)
+        return
+    with pytest.raises(InvalidRequest, match="1 to 128") as refusal:
+        check_sampling(sampling)
+    assert refusal.value.param == "top_k"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from ocak.core.errors import InvalidRequest
 from ocak.core.request import Sampling
 from ocak.engine.engine import Engine
+from ocak.engine.fake_runner import FakeRunner
 from ocak.engine.outputs import Sampled, Scored
-from ocak.engine.runner import MOST_SCORED, Aborted, Chunk, FakeRunner, Logprobs, NoRoom
+from ocak.engine.runner import MOST_SCORED, Aborted, Chunk, Logprobs, NoRoom
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.worker.prompt_logprobs import PromptReport, check_size

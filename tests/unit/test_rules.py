@@ -97,6 +97,8 @@ def test_stop_tokens_end_an_answer_beside_the_models_own() -> None:
             Stopping(),
             "bad_words",
         ),
+        (Sampling(samplers=("top_k", "infill"), bad_words=("a",)), Stopping(), "samplers"),
+        (Sampling(samplers=("top_k", "infill")), Stopping(min_tokens=1), "samplers"),
     ],
 )
 def test_rules_that_the_model_cannot_keep_are_refused(sampling: Sampling, stopping: Stopping, param: str) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
 from ocak.engine.engine import Engine
+from ocak.engine.fake_runner import FakeRunner
 from ocak.engine.outputs import Sampled
-from ocak.engine.runner import Aborted, Chunk, FakeRunner
+from ocak.engine.runner import Aborted, Chunk
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.window import Window, most_kept

@@ -14,9 +14,10 @@ from ocak.core.events import Delta, Finished
 from ocak.core.limits import MOST_GUESSES
 from ocak.core.request import Sampling
 from ocak.engine.engine import Engine
+from ocak.engine.fake_runner import FakeCell, FakeRunner
 from ocak.engine.lookup import LENGTHS, Lookup
 from ocak.engine.outputs import Sampled, Scored
-from ocak.engine.runner import FakeCell, FakeRunner, Logprobs
+from ocak.engine.runner import Logprobs
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.speculation import Speculator

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
 from ocak.engine.engine import Engine
+from ocak.engine.fake_runner import FakeRunner
 from ocak.engine.outputs import Sampled
-from ocak.engine.runner import FakeRunner
 from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.turns import Turns

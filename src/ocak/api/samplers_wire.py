@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ocak.core.request import SAMPLERS
+from ocak.core.request import KNOWN_SAMPLERS
 
 Int = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 
@@ -54,7 +54,7 @@ class SamplersBody(msgspec.Struct, frozen=True, kw_only=True):
     adaptive_target: Annotated[float, Meta(description="Negative: off.")] | None = None
     adaptive_decay: float | None = None
     samplers: (
-        Annotated[list[str], Meta(description=f"Which are applied, in order: {', '.join(SAMPLERS)}.")] | None
+        Annotated[list[str], Meta(description=f"Which are applied, in order: {', '.join(KNOWN_SAMPLERS)}.")] | None
     ) = None
     repeat_last_n: Annotated[Int, Meta(description="Tokens that the penalties look back on.")] | None = None
     allowed_token_ids: list[Int] | None = None

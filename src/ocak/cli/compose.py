@@ -96,6 +96,7 @@ def _load_options(model: ModelSettings, file: GgufModel, draft: GgufModel | None
         speculation=model.speculation,
         draft_path=None if draft is None else str(draft.paths[0].resolve()),
         draft_tokens=model.draft_tokens,
+        device_sampling=model.device_sampling,
         deterministic=model.deterministic,
         threads=model.threads,
         gpu_layers=model.gpu_layers,

@@ -152,6 +152,10 @@ class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
     draft_tokens: Annotated[
         int, Meta(ge=1, le=MOST_GUESSES, description="most tokens that the draft model guesses for one step")
     ] = MOST_GUESSES
+    device_sampling: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(description="pick tokens where the logits are; auto: if the output layer is on a GPU"),
+    ] = "auto"
     deterministic: Annotated[
         bool,
         Meta(

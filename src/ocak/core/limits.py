@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ocak.core.errors import InvalidRequest
-from ocak.core.request import SAMPLERS, Constraint, Sampling, Stopping, Tool
+from ocak.core.request import KNOWN_SAMPLERS, Constraint, Sampling, Stopping, Tool
 
 MOST_GUESSES = 15  # tokens guessed ahead for one step: with the last token four of the kernels' tiles
 INT32_MAX = 2**31 - 1
@@ -68,6 +68,7 @@ MAX_ALLOWED_TOKENS = 16384
 MAX_BAD_WORDS = 128
 MAX_BAD_WORD_BYTES = 256
 MAX_SAMPLERS = 16
+MAX_INFILL_CANDIDATES = 128
 MAX_BREAKERS = 16
 MAX_CONSTRAINT_BYTES = 65536
 MAX_BREAKER_BYTES = 40  # llama.cpp cuts longer ones
@@ -85,6 +86,7 @@ def check_sampling(sampling: Sampling) -> None:
         Range(0, UINT32_MAX).check("seed", sampling.seed)
     _check_logit_bias(sampling.logit_bias)
     _check_samplers(sampling.samplers)
+    _check_infill(sampling)
     _check_breakers(sampling.dry_sequence_breakers)
     _check_texts("bad_words", sampling.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)
     if sampling.allowed_token_ids is not None:
@@ -155,10 +157,23 @@ def _check_logit_bias(bias: dict[int, float]) -> None:
 def _check_samplers(names: Sequence[str]) -> None:
     _check_count("samplers", names, MAX_SAMPLERS)
     for name in names:
-        if name not in SAMPLERS:
+        if name not in KNOWN_SAMPLERS:
             raise InvalidRequest(
-                f"samplers names {name[:MAX_SHOWN]!r}; there are {', '.join(SAMPLERS)}", param="samplers"
+                f"samplers names {name[:MAX_SHOWN]!r}; there are {', '.join(KNOWN_SAMPLERS)}", param="samplers"
             )
+
+
+def _check_infill(sampling: Sampling) -> None:
+    """It compares the text of each candidate with that of every other, so they must be few when it comes."""
+    if not sampling.fills_in:
+        return
+    before = sampling.samplers[: sampling.samplers.index("infill")]
+    if "top_k" not in before or not 1 <= sampling.top_k <= MAX_INFILL_CANDIDATES:
+        raise InvalidRequest(
+            "samplers names infill, which compares every candidate with all others: name top_k before it, and "
+            f"send a top_k of 1 to {MAX_INFILL_CANDIDATES}",
+            param="samplers" if "top_k" not in before else "top_k",
+        )
 
 
 def _check_breakers(breakers: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ SAMPLERS = (
     "temperature",
     "adaptive_p",
 )
+KNOWN_SAMPLERS = (*SAMPLERS, "infill")  # which has no setting that turns it off: it is on where it is named
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,11 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_dry(self) -> bool:
         return self.dry_multiplier != 0.0 and self.dry_penalty_last_n > 0 and "dry" in self.samplers
+
+    @property
+    def fills_in(self) -> bool:
+        """Whether the answer ends where the model is in two minds, as text in the middle of other text should."""
+        return "infill" in self.samplers and self.mirostat == 0
 
     @property
     def learns(self) -> bool:

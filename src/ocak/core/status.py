@@ -80,6 +80,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     embedding_length: int = 0  # numbers of its vectors
     tool_format: str | None = None  # how it writes calls of tools; None without a chat template
     reasoning_format: str | None = None
+    samples_on_device: bool = False  # tokens are picked inside the graph
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

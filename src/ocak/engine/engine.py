@@ -133,8 +133,7 @@ class Engine:
             self._in_prefill = None
 
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:
-        start = sequence.num_computed
-        end = start + count
+        start, end = sequence.num_computed, sequence.num_computed + count
         assert sequence.slot is not None
         rows = sequence.rows_to_score(start, end)
         scored = range(rows.start - start, rows.stop - start) if rows else rows
@@ -142,7 +141,8 @@ class Engine:
             return Chunk(sequence.slot, start, sequence.tokens[start:end], None, scored)
         if sequence.sampler is None:
             sequence.sampler = self._runner.new_sampler(sequence.sampling, sequence.tokens, sequence.rules)
-        return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler, scored)
+        is_told = sequence.num_logprobs is not None
+        return Chunk(sequence.slot, start, sequence.tokens[start:end], sequence.sampler, scored, 0, is_told)
 
     def _apply(self, batch: Batch, tokens: list[int | NoToken]) -> list[Output]:
         outputs: list[Output] = []

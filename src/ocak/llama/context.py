@@ -260,6 +260,7 @@ def _params(options: ContextOptions) -> object:
     params.n_batch = params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.num_sequences
     params.n_outputs_max = options.max_outputs
+    params.n_outputs_max_per_seq = MOST_GUESSES + 1  # of those that are sampled in the graph
     params.n_threads = params.n_threads_batch = options.threads
     params.type_k = params.type_v = library.KV_TYPES[options.kv_type]
     params.flash_attn_type = library.FLASH_ATTENTION[options.flash_attn]

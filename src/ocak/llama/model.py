@@ -66,6 +66,10 @@ class LlamaModel:
         return int(c.llama_model_n_params(self.pointer))
 
     @property
+    def num_layers(self) -> int:
+        return int(c.llama_model_n_layer(self.pointer))
+
+    @property
     def weights_bytes(self) -> int:
         return int(c.llama_model_size(self.pointer))
 

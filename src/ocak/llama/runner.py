@@ -15,6 +15,7 @@ from ocak.engine.runner import CellData, Chunk, Logprobs, NoRoom, NoToken, RunFa
 from ocak.llama.adapters import LlamaAdapters
 from ocak.llama.affinity import Team
 from ocak.llama.context import LlamaContext, Output
+from ocak.llama.device_sampling import DeviceSampling
 from ocak.llama.logprobs import logprobs
 from ocak.llama.sampler import LlamaSampler, SamplerFactory
 from ocak.llama.threads import ThreadCount
@@ -31,6 +32,7 @@ class LlamaRunner:
         adapters: LlamaAdapters | None = None,
         *,
         holds_cores: bool = True,
+        samples_on_device: bool = False,
     ) -> None:
         self._context = context
         self._adapters = adapters
@@ -44,6 +46,11 @@ class LlamaRunner:
         self._team = Team(context.threads if holds_cores else 0)
         self._outputs: list[Output] = []  # where the last run's logits are
         self.decode_s = 0.0
+        self._device: DeviceSampling | None = None
+        if samples_on_device:
+            usual = self.samplers.new(Sampling(seed=0), ())
+            self._device = DeviceSampling(context.pointer, self._lengths, usual)
+            usual.close()
 
     def new_sampler(self, sampling: Sampling, prompt: Sequence[int], rules: TokenRules = NO_RULES) -> LlamaSampler:
         return self.samplers.new(sampling, prompt, rules)
@@ -60,6 +67,8 @@ class LlamaRunner:
 
     def run(self, chunks: Sequence[Chunk]) -> list[int | NoToken]:
         self._adapt()
+        if self._device is not None:
+            self._device.settle(chunks)
         lent = self._lend(chunks)
         padding = self._padding(chunks)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from llama_cpp import llama_cpp as c
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ocak.core.request import Sampling
 from ocak.engine.rules import NO_RULES, TokenRules
 from ocak.llama.grammar import GrammarState, LlamaGrammar
+from ocak.llama.shapes import Shape, shape_of
 from ocak.llama.stages import SamplerStages
 from ocak.llama.token_mask import TokenMask
 from ocak.llama.vocabulary import Vocabulary
@@ -25,11 +27,22 @@ CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)
 MANY = 8  # of so many tokens one must be left, or the samplers are handed just those
 
 
-class LlamaSampler:
-    """`chain` is None for plain greedy."""
+class Seat(Protocol):
+    """Picks in a sampler's stead, inside the graph."""
 
-    def __init__(self, stages: list[object], mask: TokenMask | None, *, learns: bool = False) -> None:
+    def pick(self, sampler: LlamaSampler, context: object, row: int) -> int: ...
+
+
+class LlamaSampler:
+    """`chain` is None for plain greedy, `last` is the stage that draws. The graph could do as `shape` says."""
+
+    def __init__(
+        self, stages: list[object], mask: TokenMask | None, *, learns: bool = False, shape: Shape | None = None
+    ) -> None:
+        self.last = stages[-1] if stages else None
         self.chain = _chain(stages) if stages else None
+        self.shape = shape
+        self.seat: Seat | None = None  # which has picked in the pass that just was
         self._mask = mask
         self._learns = learns
 
@@ -44,6 +57,8 @@ class LlamaSampler:
 
         Raises `NoToken`.
         """
+        if self.seat is not None:
+            return self.seat.pick(self, context, row)
         if self._mask is None:
             return self._pick(context, row, logits)
         forbidden = self._mask.forbidden()
@@ -60,7 +75,7 @@ class LlamaSampler:
     def close(self) -> None:
         if self.chain is not None:
             c.llama_sampler_free(self.chain)
-            self.chain = None
+            self.chain = self.last = None
 
     def _take(self, forbidden: NDArray[np.bool_]) -> int:
         """Return the only token that is left."""
@@ -112,7 +127,8 @@ class SamplerFactory:
         """Return a sampler that knows the prompt."""
         mask = None if rules.is_void else TokenMask(rules, self._num_vocab, _state(rules))
         stages = self._stages.of(sampling, is_masked=mask is not None)
-        sampler = LlamaSampler(stages, mask, learns=sampling.learns)
+        shape = shape_of(sampling, stages, self._num_vocab) if mask is None else None
+        sampler = LlamaSampler(stages, mask, learns=sampling.learns, shape=shape)
         if sampling.looks_back:
             sampler.read(prompt[-sampling.looks_back :])
         return sampler

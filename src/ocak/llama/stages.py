@@ -12,6 +12,7 @@ from llama_cpp import llama_cpp as c
 
 from ocak.core.request import Sampling
 from ocak.llama.dry import DrySamplers
+from ocak.llama.infill import InfillSamplers
 from ocak.llama.vocabulary import Vocabulary
 
 MIN_KEEP = 1
@@ -26,6 +27,7 @@ class SamplerStages:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._num_vocab = vocabulary.size
         self._dry = DrySamplers(vocabulary)
+        self._infill = InfillSamplers(vocabulary)
         self._named: dict[str, Callable[[Sampling], list[object]]] = {
             "penalties": self._penalties,
             "dry": self._repetitions,
@@ -37,11 +39,14 @@ class SamplerStages:
             "xtc": _xtc,
             "temperature": _temperature,
             "adaptive_p": lambda _sampling: [],  # it draws, so `_last` makes it
+            "infill": lambda _sampling: [self._infill.new()],
         }
 
     def prepare(self, sampling: Sampling) -> None:
-        """Do what is slow about `of`; from any thread."""
+        """Do what is slow about `of`; from any thread. Raises `InvalidRequest` for what the model cannot do."""
         self._dry.prepare(sampling)
+        if sampling.fills_in:
+            self._infill.check()
 
     def of(self, sampling: Sampling, *, is_masked: bool) -> list[object]:
         """Return bias, samplers in their order, and what picks the token; nothing at all for plain greedy.
@@ -95,6 +100,7 @@ def _names(sampling: Sampling) -> list[str]:
         return list(sampling.samplers)
     names = [name for name in sampling.samplers if name != "temperature"]
     cuts_the_top = (sampling.typical_p < 1 and "typ_p" in names) or (_is_xtc(sampling) and "xtc" in names)
+    cuts_the_top |= sampling.fills_in
     return names if cuts_the_top else [name for name in names if name in ("penalties", "dry")]
 
 

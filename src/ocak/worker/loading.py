@@ -38,6 +38,7 @@ from ocak.memory.lora_file import read_adapter
 from ocak.memory.model_kind import pooling_of
 from ocak.worker.attention import flash_attention
 from ocak.worker.chat import Chat
+from ocak.worker.device_sampling import samples_on_device
 from ocak.worker.draft_load import is_used, load_draft
 from ocak.worker.embedding import EmbeddingWork
 from ocak.worker.embedding_load import embedding_info, embedding_options, embedding_work, load_embedder
@@ -119,10 +120,13 @@ def _load_writer(
     sizes = context_options(options, model.trained_context)
     gpu = library.gpu_device() if options.gpu_layers != 0 else None
     sizes = replace(sizes, flash_attn=flash_attention(sizes, header, is_on_cpu=gpu is None))
+    on_device = samples_on_device(options, num_layers=model.num_layers, has_gpu=gpu is not None)
     adapters = LlamaAdapters(model, options.lora)
     context = LlamaContext(model, sizes)
     with _freed_on_failure(context):
-        runner = LlamaRunner(context, model.vocabulary, adapters, holds_cores=options.holds_cores)
+        runner = LlamaRunner(
+            context, model.vocabulary, adapters, holds_cores=options.holds_cores, samples_on_device=on_device
+        )
         _warm_up(runner, context, sizes, adapters.names)
         if sizes.is_uniform:
             if context.reuse != "parts":
@@ -160,6 +164,7 @@ def _load_writer(
         draft_bytes=0 if draft is None else draft.num_bytes,
         tool_format=chat.tool_format if chat else None,
         reasoning_format=chat.reasoning_format if chat else None,
+        samples_on_device=on_device,
     )
     engine = Engine(
         runner,

@@ -9,7 +9,7 @@ worker ends the socket.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -41,6 +41,7 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     speculation: str = "lookup"  # guesses ahead while one sequence decodes alone; or "off"
     draft_path: str | None = None  # of a smaller model that guesses too
     draft_tokens: int = MOST_GUESSES  # that it guesses at most for a step
+    device_sampling: Literal["auto", "on", "off"] = "auto"  # tokens are picked inside the graph
     deterministic: bool = False  # an answer's tokens do not depend on what else runs, or is cached
     threads: int = 0  # 0: every core
     holds_cores: bool = True  # threads may be held to a core each: the process has no others that work

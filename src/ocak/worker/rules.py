@@ -47,6 +47,12 @@ def token_rules(request: GenerateRequest, vocabulary: Words, grammar: Grammar | 
         grammar=grammar,
         avoided=vocabulary.end_tokens if grammar is not None and request.stopping.ignore_eos else frozenset(),
     )
+    if sampling.fills_in and not rules.is_void:
+        raise InvalidRequest(
+            "samplers names infill, which ends an answer where it sees fit, so nothing may be forbidden beside "
+            "it: leave it out, or the format, the tools, bad_words, allowed_token_ids and min_tokens",
+            param="samplers",
+        )
     if not rules.leaves_a_token(vocabulary.size):
         raise InvalidRequest(
             "no token is left that may begin the answer: allow more with allowed_token_ids, or forbid less with "
