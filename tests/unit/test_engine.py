@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocak.core.request import Sampling
+from ocak.engine.chunks import UNIFORM_ROWS
 from ocak.engine.engine import Engine
 from ocak.engine.fake_runner import FakeRunner
 from ocak.engine.outputs import Admitted, Broken, Sampled
 from ocak.engine.runner import Aborted, Chunk, Logprobs, NoRoom, RunFailed
-from ocak.engine.scheduler import UNIFORM_ROWS, SchedulerLimits
+from ocak.engine.scheduler import SchedulerLimits
 from ocak.engine.sequence import Sequence
 from ocak.engine.slot_limits import Reuse
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocak.engine.padding import RETRY, TILE, RowTimes, gaps, neighbours, reach, tile_mates, tiled
+from ocak.engine.padding import RETRY, TALL, TILE, RowTimes, full, gaps, neighbours, reach, tile_mates, tiled
 
 slots = st.sets(st.integers(0, 31), min_size=1)
 
@@ -79,3 +79,10 @@ def test_tile_mates_make_whole_tiles_of_slots(busy: set[int]) -> None:
     assert not busy & set(mates) and len(mates) == len(set(mates))
     assert {slot // TILE for slot in mates} <= {slot // TILE for slot in busy}
     assert len(busy) + len(mates) == TILE * len({slot // TILE for slot in busy})
+
+
+def test_few_rows_less_than_a_tall_tile_are_filled_up_at_depth_alone() -> None:
+    assert full(48, 512) == full(63, 3000) == full(64, 3000) == TALL
+    assert full(47, 512) == 48 and full(65, 3000) == 68
+    assert full(62, 511) == 64 and full(50, 511) == 52
+    assert full(48, 3000, 16, is_uniform=True) == 48

@@ -114,7 +114,9 @@ class Engine:
     def _observe(self, batch: Batch, num_guessed: int, num_right: int, seconds: float) -> None:
         if batch.is_prefill:
             starts = ((count, sequence.num_computed - count) for sequence, count in batch.rows)
-            self._pacer.observe_prefill([(full(count, start), start) for count, start in starts], seconds)
+            is_uniform = self._scheduler.limits.is_uniform
+            parts = [(full(count, start, is_uniform=is_uniform), start) for count, start in starts]
+            self._pacer.observe_prefill(parts, seconds)
             return
         if len(batch.rows) == 1:
             seconds = self._speculator.observe(num_guessed, num_right, seconds)

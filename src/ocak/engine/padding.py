@@ -52,12 +52,13 @@ class RowTimes:
         self._seconds[rows] = previous + SMOOTHING * (seconds - previous)
 
 
-def full(rows: int, depth: int, tile: int = TILE) -> int:
+def full(rows: int, depth: int, tile: int = TILE, *, is_uniform: bool = False) -> int:
     """Return how many rows are run for a part of a prompt behind so many tokens: its last tile is full.
 
-    Flash attention on a CPU takes 64 rows at once or each alone: at depth 64 are quicker than few less.
+    Flash attention on a CPU takes 64 rows at once or each alone: at depth 64 are quicker than few less, unless
+    every row is to be computed by the same kernels.
     """
-    if TALL * 3 // 4 <= rows < TALL and depth >= DEEP:
+    if TALL * 3 // 4 <= rows < TALL and depth >= DEEP and not is_uniform:
         return TALL
     return -(-rows // tile) * tile
 
