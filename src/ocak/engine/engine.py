@@ -101,6 +101,13 @@ class Engine:
         self._num_steps += 1
         return outputs
 
+    def tidy(self) -> bool:
+        """Do a part of what can wait until there is no work; return whether there may be more."""
+        cache = self._scheduler.slots.cache
+        before = cache.num_saved
+        self._mover.make(cache.save_ahead())
+        return cache.num_saved > before
+
     def _schedule(self) -> Batch:
         scheduler, pacer = self._scheduler, self._pacer
         batch = scheduler.schedule(pacer.prefill_tokens_alone if scheduler.num_present == 1 else self._among)
