@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -56,3 +57,14 @@ def test_prefixes_outlive_their_slots_in_memory_and_metrics_tell(server: Running
     engine = server.get("/models/status")["models"][0]["engine"]
     assert engine["kv_cells_used"] == 0 < engine["kv_cells_cached"]
     assert engine["saved_tokens"] > 0
+
+
+def test_what_slots_hold_is_saved_when_nobody_has_asked_for_a_while(server: RunningServer) -> None:
+    def saved_tokens() -> int:
+        return int(server.get("/models/status")["models"][0]["engine"]["saved_tokens"])
+
+    ask(server, "What is a prefix?", salt="saved ahead")
+    before, deadline = saved_tokens(), time.monotonic() + 10
+    while saved_tokens() == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert saved_tokens() > before

@@ -102,6 +102,9 @@ def serve(jobs: list[Job], size: SchedulerLimits) -> tuple[list[list[int]], Fake
             assert stats.saved_tokens == sum(map(len, runner.saved.values())) <= size.host_tokens
             assert stats.kv_cells_used + stats.kv_cells_cached == runner.num_used, "a wrong account"
             assert sum(len(chunk.tokens) for chunk in runner.batches[-1]) <= size.batch_tokens
+        elif engine.tidy():
+            engine.check_integrity()
+            assert engine.stats().saved_tokens == sum(map(len, runner.saved.values())) <= size.host_tokens
     assert len(ended) == len(set(ended)), "a sequence finished twice"
     assert set(ended) == {i for i, job in enumerate(jobs) if job.leaves_after is None or i in ended}
     assert size.keeps_prefixes or runner.cells == {}, "cells left behind"
@@ -232,6 +235,12 @@ def test_prefixes_that_come_from_elsewhere_never_change_the_tokens(
         assert stats.kv_cells_used + stats.kv_cells_cached == runner.num_used, "a wrong account"
     for job, each in zip(jobs, sequences, strict=True):
         assert each.tokens[each.num_prompt :] == serve([Job(job.prompt, job.max_tokens)], limits(1, 10_000))[0][0]
+    for _ in range(100):
+        if not engine.tidy():
+            break
+    else:
+        raise AssertionError("it is never tidy")
+    engine.check_integrity()
 
 
 def test_a_prefix_from_elsewhere_that_is_refused_leaves_nothing() -> None:
@@ -301,6 +310,41 @@ def test_prefixes_that_cannot_be_saved_or_brought_never_change_the_tokens(
         assert stats.kv_cells_used + stats.kv_cells_cached == runner.num_used, "a wrong account"
     for job, each in zip(jobs, sequences, strict=True):
         assert each.tokens[each.num_prompt :] == serve([Job(job.prompt, job.max_tokens)], limits(1, 10_000))[0][0]
+    for _ in range(100):
+        if not engine.tidy():
+            break
+    else:
+        raise AssertionError("it is never tidy")
+    engine.check_integrity()
+
+
+def test_what_is_saved_while_nothing_runs_need_not_be_when_its_slot_is_needed() -> None:
+    engine, runner = new_engine(limits(2, 64, reuse="parts", host=1000))
+    finish_all(engine, [Job(tuple(range(start, start + 40)), 4) for start in (0, 40)])
+    assert not runner.saved and engine.tidy() and engine.tidy() and not engine.tidy()
+    saved = dict(runner.saved)
+    assert len(saved) == 2
+    finish_all(engine, [Job(tuple(range(80, 97)), 4)])
+    assert runner.saved == saved, "saved twice"
+
+
+def test_nothing_is_given_up_for_what_is_saved_while_nothing_runs() -> None:
+    engine, runner = new_engine(limits(2, 64, reuse="parts", host=60))
+    finish_all(engine, [Job(tuple(range(start, start + 40)), 4) for start in (0, 40)])
+    assert engine.tidy() and not engine.tidy()
+    assert len(runner.saved) == 1
+
+
+def new_engine(size: SchedulerLimits) -> tuple[Engine, FakeRunner]:
+    runner = FakeRunner(num_cells=size.num_cells, shares_cells=size.shares_cells)
+    return Engine(runner, size), runner
+
+
+def finish_all(engine: Engine, jobs: list[Job]) -> None:
+    for index, job in enumerate(jobs):
+        engine.submit(sequence(index, job))
+    while engine.has_work:
+        engine.step()
 
 
 @pytest.mark.parametrize("lengths", [(50,), (30, 50)], ids=["a run", "a chain of runs"])

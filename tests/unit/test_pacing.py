@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocak.engine.pacing import DEPTH, FLOOR, GAIN, SLACK, Pacer
-from ocak.engine.padding import TALL
+from ocak.engine.padding import TALL, full
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class Machine:
     short_s: float = 0.0
 
     def seconds(self, rows: int, depth: int) -> float:
+        rows = full(rows, depth)
         return rows * (self.row_s + depth / DEPTH * (self.tall_s if rows >= TALL else self.short_s))
 
 
@@ -28,7 +29,7 @@ def settle(machine: Machine, decode_s: float, depths: tuple[int, ...] = (0,), nu
         for depth in depths:
             pacer.observe_decode(decode_s)
             rows = pacer.prefill_tokens(depth)
-            pacer.observe_prefill([(rows, depth)], machine.seconds(rows, depth))
+            pacer.observe_prefill([(full(rows, depth), depth)], machine.seconds(rows, depth))
     return pacer
 
 
@@ -55,6 +56,25 @@ def test_one_slow_step_does_not_starve_the_next_ones() -> None:
     before = pacer.prefill_tokens(0)
     pacer.observe_prefill([(128, 0)], 1.3)
     assert pacer.prefill_tokens(0) > before * 0.8
+
+
+@given(st.floats(5e-4, 0.002), st.floats(5e-4, 0.002), st.floats(0, 0.05))
+def test_a_prompt_that_grows_deep_beside_answers_keeps_to_the_target(
+    row_s: float, deep_s: float, decode_s: float
+) -> None:
+    """With plain attention, where tall chunks are no quicker; 8,000 tokens in one go."""
+    machine, pacer, depth = Machine(row_s, deep_s, deep_s), Pacer(0.2, 512), 0
+    late = []
+    while depth < 8000:
+        pacer.observe_decode(decode_s)
+        rows = pacer.prefill_tokens(depth)
+        rows -= rows % FLOOR
+        seconds = machine.seconds(rows, depth)
+        pacer.observe_prefill([(full(rows, depth), depth)], seconds)
+        late.append(rows > FLOOR and decode_s + seconds > 0.2 * (1 + SLACK))
+        depth += rows
+    learnt = late[len(late) // 10 :]
+    assert sum(learnt) <= 0.01 * len(learnt)
 
 
 machines = st.builds(Machine, st.floats(5e-4, 0.002), st.floats(0, 0.002), st.floats(0.002, 0.006))

@@ -85,4 +85,4 @@ def test_few_rows_less_than_a_tall_tile_are_filled_up_at_depth_alone() -> None:
     assert full(48, 512) == full(63, 3000) == full(64, 3000) == TALL
     assert full(47, 512) == 48 and full(65, 3000) == 68
     assert full(62, 511) == 64 and full(50, 511) == 52
-    assert full(48, 3000, 16, is_uniform=True) == 48
+    assert full(48, 3000, 16, fills_tall=False) == 48

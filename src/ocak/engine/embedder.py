@@ -101,6 +101,10 @@ class Embedder:
         self._num_in_pass = len(rows)
         return outputs
 
+    def tidy(self) -> bool:
+        """Nothing can wait until there is no work."""
+        return False
+
     def _schedule(self) -> list[tuple[Sequence, int]]:
         """Pick the sequences of the next pass, each with how many of its tokens, ordered by slot."""
         rows: list[tuple[Sequence, int]] = []

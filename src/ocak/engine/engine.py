@@ -101,6 +101,13 @@ class Engine:
         self._num_steps += 1
         return outputs
 
+    def tidy(self) -> bool:
+        """Do a part of what can wait until there is no work; return whether there may be more."""
+        cache = self._scheduler.slots.cache
+        before = cache.num_saved
+        self._mover.make(cache.save_ahead())
+        return cache.num_saved > before
+
     def _schedule(self) -> Batch:
         scheduler, pacer = self._scheduler, self._pacer
         batch = scheduler.schedule(pacer.prefill_tokens_alone if scheduler.num_present == 1 else self._among)
@@ -114,8 +121,8 @@ class Engine:
     def _observe(self, batch: Batch, num_guessed: int, num_right: int, seconds: float) -> None:
         if batch.is_prefill:
             starts = ((count, sequence.num_computed - count) for sequence, count in batch.rows)
-            is_uniform = self._scheduler.limits.is_uniform
-            parts = [(full(count, start, is_uniform=is_uniform), start) for count, start in starts]
+            fills_tall = self._scheduler.limits.fills_tall
+            parts = [(full(count, start, fills_tall=fills_tall), start) for count, start in starts]
             self._pacer.observe_prefill(parts, seconds)
             return
         if len(batch.rows) == 1:

@@ -10,21 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Parts
 
-from ocak.engine.padding import TALL
+from ocak.engine.padding import TALL, shortest_filled
 
 FLOOR = 16  # fewer rows would lose the batched kernels, and the measure with them
 SMOOTHING = 0.3
 ALONE = 5  # targets that a step may last while nobody waits for a token, or for anything
 SURPRISE = 1.5  # one step that took longer than so many times the expected counts for no more
-SLACK = 0.2  # of the target, by which the shortest tall chunk may miss it
+SLACK = 0.25  # of the target, by which the shortest tall chunk may miss it
 GAIN = 1.25  # what a row of a short chunk takes at least then, in rows of a tall one
+BASE_SHARE = 0.1  # of what is misjudged at `DEPTH`, for which a row's own time is blamed
 DEPTH = 1024  # tokens before a row, in which depth is counted: then its cost is like the row's own
 
 
 class ChunkCost:
     """What chunks take: a time a row, and one a row and token before it; the latter less for tall chunks.
 
-    Each of the three is corrected by its share in how the last chunk was misjudged.
+    Each is corrected by its share in how the last chunk was misjudged. A row's own time mostly by shallow chunks:
+    what deep ones take tells of depth, and of their own kind.
     """
 
     def __init__(self) -> None:
@@ -36,8 +38,9 @@ class ChunkCost:
         return self._row_s > 0 or any(self._deep_s.values())
 
     def row_s(self, depth: int, *, is_tall: bool) -> float:
-        """Seconds of a row behind so many tokens."""
-        return max(1e-9, self._row_s + depth / DEPTH * self._deep_s[is_tall])
+        """Seconds of a row behind so many tokens; in short chunks no less than in tall ones."""
+        deep_s = self._deep_s[True] if is_tall else max(self._deep_s.values())
+        return max(1e-9, self._row_s + depth / DEPTH * deep_s)
 
     def observe(self, parts: Parts[tuple[int, int]], seconds: float) -> None:
         """Learn from a chunk of so many rows, each behind so many tokens, by prompt."""
@@ -48,8 +51,9 @@ class ChunkCost:
             self._row_s = seconds / rows
             return
         expected = self._row_s * rows + self._deep_s[is_tall] * deep
-        step = SMOOTHING * (min(seconds, expected * SURPRISE) - expected) / (rows * rows + deep * deep)
-        self._row_s = max(0.0, self._row_s + step * rows)
+        error = min(seconds, expected * SURPRISE) - expected
+        step = SMOOTHING * error / (BASE_SHARE * rows * rows + deep * deep)
+        self._row_s = max(0.0, self._row_s + BASE_SHARE * step * rows)
         self._deep_s[is_tall] = max(0.0, self._deep_s[is_tall] + step * deep)
 
 
@@ -82,7 +86,8 @@ class Pacer:
         if rows >= TALL:
             return rows
         is_near = TALL * tall_s <= seconds + SLACK * self._target_s
-        return TALL if is_near and short_s > GAIN * tall_s else min(int(seconds / short_s), TALL - 1)
+        most_short = shortest_filled(depth) - 1
+        return TALL if is_near and short_s > GAIN * tall_s else min(int(seconds / short_s), most_short)
 
     def observe_decode(self, seconds: float) -> None:
         """Learn from a step that decoded."""

@@ -52,15 +52,19 @@ class RowTimes:
         self._seconds[rows] = previous + SMOOTHING * (seconds - previous)
 
 
-def full(rows: int, depth: int, tile: int = TILE, *, is_uniform: bool = False) -> int:
+def full(rows: int, depth: int, tile: int = TILE, *, fills_tall: bool = True) -> int:
     """Return how many rows are run for a part of a prompt behind so many tokens: its last tile is full.
 
-    Flash attention on a CPU takes 64 rows at once or each alone: at depth 64 are quicker than few less, unless
-    every row is to be computed by the same kernels.
+    Flash attention on a CPU takes 64 rows at once or each alone: at depth 64 are quicker than few less.
     """
-    if TALL * 3 // 4 <= rows < TALL and depth >= DEEP and not is_uniform:
+    if fills_tall and shortest_filled(depth) <= rows < TALL:
         return TALL
     return -(-rows // tile) * tile
+
+
+def shortest_filled(depth: int) -> int:
+    """Return from how many rows on a part of a prompt is filled up to a tall tile."""
+    return TALL * 3 // 4 if depth >= DEEP else TALL
 
 
 def gaps(busy: Collection[int], others: Collection[int]) -> list[int]:

@@ -181,6 +181,13 @@ class PrefixCache:
         oldest = next(iter(self._idle), None)
         return [] if oldest is None else [*self._save(oldest, spared), *self.drop(oldest)]
 
+    def save_ahead(self) -> list[Move]:
+        """Save the next idle prefix that is not yet, if there is room: then its slot is given up at once."""
+        for slot in self._idle:
+            if self._saved.has_room(self.cells.length(slot)) and (moves := self._save(slot)):
+                return moves
+        return []
+
     def push_out(self) -> list[Move]:
         """Send idle prefixes out of shared cells if they are many, somebody runs, and host memory holds as many.
 

@@ -45,6 +45,10 @@ class Saved:
     def num_tokens(self) -> int:
         return self._count(self._runs)
 
+    def has_room(self, count: int) -> bool:
+        """Whether so many tokens could be saved and nothing given up."""
+        return self.num_tokens + count <= self.budget and len(self._runs) < MOST_SAVED
+
     def size(self, key: int) -> int:
         """The number of tokens under the key."""
         return len(self._runs[key])

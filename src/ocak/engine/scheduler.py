@@ -37,6 +37,7 @@ class SchedulerLimits:
     keeps_prefixes: bool = False
     host_tokens: int = 0  # of prefixes saved to host memory
     moves_cells: bool = True  # a shift need not compute what stays again
+    fills_tall: bool = True  # parts of prompts that are nearly a tall tile are run as one
     is_uniform: bool = False  # rows are computed by the same kernels, whoever else is there
 
     def __post_init__(self) -> None:

@@ -109,6 +109,7 @@ class LlamaContext:
         self.tile = TILE  # rows that kernels take at a time
         self.is_unified = options.is_unified
         self.is_uniform = options.is_uniform
+        self.fills_tall = options.flash_attn != "off" and not options.is_uniform
         self.reuse: Reuse = "parts" if model.can_trim else "wholes"
         self.threads = options.threads
         self.batch_tokens = options.batch_tokens

@@ -209,7 +209,7 @@ class LlamaRunner:
         padding: dict[int, int] = {}
         for chunk in chunks:
             rows = len(chunk.tokens)
-            wanted = full(rows, chunk.start, self._context.tile, is_uniform=self._context.is_uniform) - rows
+            wanted = full(rows, chunk.start, self._context.tile, fills_tall=self._context.fills_tall) - rows
             if 0 < wanted <= min(room, self._context.cells_per_slot - chunk.start - rows):
                 padding[chunk.slot] = wanted
                 room -= wanted

@@ -31,6 +31,7 @@ from ocak.worker.stopwatch import Stopwatch
 from ocak.worker.text import AnswerText
 
 STATS_EVERY_S = 0.05  # while answers go on; when one begins or ends they are told at once
+QUIET_S = 0.5  # without a command, before what can wait is done: who asks again at once is not held up
 CHECK_EVERY_S = 60.0  # the invariants, when idle: milliseconds, tens of them with very many cells
 
 
@@ -47,6 +48,8 @@ class Stepper(Protocol):
     def abort(self, sequence_id: int) -> None: ...
 
     def step(self) -> Iterable[Output | EmbedderOutput]: ...
+
+    def tidy(self) -> bool: ...
 
     def stats(self, busy_s: float = ...) -> EngineStats: ...
 
@@ -129,7 +132,17 @@ class EngineLoop:
         if time.monotonic() - self._checked_at > CHECK_EVERY_S:
             self._engine.check_integrity()
             self._checked_at = time.monotonic()
-        self._apply(self._commands.get())
+        self._apply(self._next_command())
+
+    def _next_command(self) -> Command:
+        """Wait for a command; once none has come for a while, do what can wait meanwhile."""
+        try:
+            return self._commands.get(timeout=QUIET_S)
+        except queue.Empty:
+            pass
+        while self._commands.empty() and self._engine.tidy():
+            self._tell_front([], with_stats=True)
+        return self._commands.get()
 
     def _take_commands(self) -> bool:
         """Apply what has come in; return whether a slot or a place in the queue became free."""
