@@ -38,7 +38,7 @@ class Engine:
         self._runner = runner
         self._scheduler = Scheduler(limits)
         self._mover = Mover(runner, self._scheduler.slots)
-        self._pacer = Pacer(step_target_s, limits.batch_tokens)
+        self._pacer = Pacer(step_target_s, limits.batch_tokens, fills_tall=limits.fills_tall)
         self._speculator = Speculator(draft, is_on=speculates and limits.reuse == "parts")
         self._in_prefill: int | None = None  # the sequence that has the running batch to itself
         self._num_steps = 0

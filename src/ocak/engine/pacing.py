@@ -58,7 +58,8 @@ class ChunkCost:
 
 
 class Pacer:
-    def __init__(self, target_s: float, ceiling: int) -> None:
+    def __init__(self, target_s: float, ceiling: int, *, fills_tall: bool = False) -> None:
+        self._fills_tall = fills_tall  # tall chunks have a kernel that is quicker by far
         self._target_s = target_s
         self._ceiling = max(ceiling, FLOOR)
         self._decode_s = 0.0
@@ -87,7 +88,8 @@ class Pacer:
             return rows
         is_near = TALL * tall_s <= seconds + SLACK * self._target_s
         most_short = shortest_filled(depth) - 1
-        return TALL if is_near and short_s > GAIN * tall_s else min(int(seconds / short_s), most_short)
+        is_better = short_s > GAIN * tall_s or (self._fills_tall and most_short < TALL - 1)
+        return TALL if is_near and is_better else min(int(seconds / short_s), most_short)
 
     def observe_decode(self, seconds: float) -> None:
         """Learn from a step that decoded."""
