@@ -106,6 +106,19 @@ def test_the_shortest_tall_chunk_may_miss_the_target_a_little_if_short_ones_take
         assert 0.08 + machine.seconds(TALL, DEPTH) <= 0.2 * (1 + SLACK)
 
 
+def test_with_a_quick_kernel_for_tall_chunks_short_ones_need_not_be_tried_first() -> None:
+    """All that is known is tall, and just too dear; at little depth short chunks cost no more."""
+    machine = Machine(0.001, 0.001)
+    for fills_tall, rows_at_depth in ((True, TALL), (False, 47)):
+        pacer = Pacer(0.2, 512, fills_tall=fills_tall)
+        for _ in range(60):
+            pacer.observe_decode(0.09)
+            for depth in (0, DEPTH):
+                pacer.observe_prefill([(TALL, depth)], machine.seconds(TALL, depth))
+        assert pacer.prefill_tokens(DEPTH) == rows_at_depth
+        assert pacer.prefill_tokens(0) > TALL
+
+
 def test_prompts_that_share_a_chunk_are_as_tall_as_the_shortest_of_them() -> None:
     machine = Machine(0.001, 0.0005, 0.004)
     pacer = Pacer(0.2, 512)
