@@ -14,7 +14,7 @@ from bench import load, paths, prepare, scrape
 from bench.load import Load, Outcome
 from bench.observed import warm_up
 from bench.report import Report, Row, say
-from bench.servers import LCP, NO_PREFIXES, Program, Server, lcp_server, llama_server, ocak, running
+from bench.servers import LCP, Program, Server, lcp_server, llama_server, ocak, running
 from bench.throughput import abba
 
 AT_ONCE, CONTEXT = 32, 2048
@@ -43,7 +43,7 @@ def measure(short: bool = False) -> Report:
 
 def _ocak(cells: int, kind: str) -> Program:
     model = str(paths.model())
-    return ocak(model, AT_ONCE, CONTEXT, NO_PREFIXES, "--kv-cells", str(cells), name=f"ocak {kind}")
+    return ocak(model, AT_ONCE, CONTEXT, "--kv-cells", str(cells), name=f"ocak {kind}")
 
 
 def _peers(cells: int) -> list[Program]:

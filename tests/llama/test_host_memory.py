@@ -11,7 +11,7 @@ import pytest
 from llama_cpp import llama_cpp as c
 
 from ocak.core.request import Sampling
-from ocak.engine import prefix_cache
+from ocak.engine import compaction, prefix_cache
 from ocak.engine.engine import Engine
 from ocak.engine.runner import Chunk, RunFailed
 from ocak.engine.scheduler import SchedulerLimits
@@ -57,7 +57,9 @@ class Service:
     engine: Engine
 
     @classmethod
-    def start(cls, model: LlamaModel, sizes: ContextOptions, host_tokens: int) -> Service:
+    def start(
+        cls, model: LlamaModel, sizes: ContextOptions, host_tokens: int, *, is_on_cpu: bool = False
+    ) -> Service:
         context = LlamaContext(model, sizes)
         limits = SchedulerLimits(
             parallel=sizes.parallel,
@@ -68,6 +70,7 @@ class Service:
             shares_cells=sizes.is_unified,
             keeps_prefixes=True,
             host_tokens=host_tokens,
+            is_on_cpu=is_on_cpu,
         )
         return cls(context, Engine(LlamaRunner(context, model.vocabulary), limits))
 
@@ -111,6 +114,25 @@ def test_what_left_shared_cells_comes_back_and_changes_no_answer(
     assert min(sequence.num_cached for sequence in again) == len(PROMPTS[0]) - 1, "all but the last token"
     stats = service.engine.stats()
     assert 0 < stats.saved_tokens <= len(BEGINNING) + len(PROMPTS) * (85 + 11), "the beginning is saved once"
+    service.context.close()
+
+
+@pytest.mark.parametrize("flash_attn", ["on", "off"])
+def test_cells_that_steps_have_scattered_are_put_together_and_change_no_answer(
+    model: LlamaModel, flash_attn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "LEAST", 9)
+    monkeypatch.setattr(compaction, "WORTH_MOVING", 2)
+    plain = Service.start(model, options(flash_attn=flash_attn), 0)
+    told = answers(plain.answer(PROMPTS))
+    plain.context.close()
+    service = Service.start(model, options(flash_attn=flash_attn), 2000, is_on_cpu=True)
+    runner = service.engine._runner
+    restored: list[int] = []
+    restore = runner.restore
+    monkeypatch.setattr(runner, "restore", lambda key, *rest: (restored.append(key), restore(key, *rest)))
+    assert answers(service.answer(PROMPTS)) == told
+    assert len(restored) > len(PROMPTS)
     service.context.close()
 
 

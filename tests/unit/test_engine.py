@@ -57,14 +57,20 @@ def _short_prefixes_are_worth_saving() -> Iterator[None]:
         mock.patch("ocak.engine.saved.WORTH_SAVING", 8),
         mock.patch("ocak.engine.prefix_cache.WORTH_COPYING", 4),
         mock.patch("ocak.engine.prefix_cache.MOST_IDLE", 40),
+        mock.patch("ocak.engine.compaction.LEAST", 8),
+        mock.patch("ocak.engine.compaction.WORTH_MOVING", 2),
     ):
         yield
 
 
 def limits(
-    slots: int = 4, batch_tokens: int = 32, cells: int | None = None, reuse: Reuse | None = None, host: int = 0
+    slots: int = 4,
+    batch_tokens: int = 32,
+    cells: int | None = None,
+    reuse: Reuse | None = None,
+    host: int = 0,
 ) -> SchedulerLimits:
-    """Fewer cells than slots x context are shared, as in the unified layout."""
+    """Fewer cells than slots x context are shared, as in the unified layout; on a CPU."""
     return SchedulerLimits(
         parallel=slots,
         context=CONTEXT,
@@ -75,6 +81,7 @@ def limits(
         reuse=reuse or "parts",
         keeps_prefixes=reuse is not None,
         host_tokens=host,
+        is_on_cpu=cells is not None,
     )
 
 
@@ -430,7 +437,11 @@ def test_nothing_of_one_tenant_is_ever_restored_to_another(jobs: list[Job], size
             assert owner[key] == engines[0]._scheduler.running[slot].tenant
             super().restore(key, slot, count)
 
-    engines.append(Engine(Watching(num_cells=size.num_cells, shares_cells=True), replace(size, host_tokens=1000)))
+    engines.append(
+        Engine(
+            Watching(num_cells=size.num_cells, shares_cells=True), replace(size, host_tokens=1000, is_on_cpu=False)
+        )
+    )
     for index, job in enumerate(jobs * 2):
         engines[0].submit(sequence(index, job))
         while engines[0].has_work and index % 3:
@@ -548,10 +559,10 @@ def test_tenants_take_turns_and_priority_counts_among_ones_own_alone() -> None:
 
 def test_the_least_urgent_of_the_tenant_that_runs_most_is_preempted() -> None:
     jobs = [
-        Job(tuple(range(14, 34)), max_tokens=40, tenant="a"),
-        Job(tuple(range(24, 44)), max_tokens=40, tenant="a", priority=5),
-        Job(tuple(range(34, 54)), max_tokens=40, tenant="a"),
-        Job(tuple(range(44, 64)), max_tokens=40, tenant="b", priority=9),
+        Job(tuple(range(14, 27)), max_tokens=20, tenant="a"),
+        Job(tuple(range(24, 37)), max_tokens=20, tenant="a", priority=5),
+        Job(tuple(range(34, 47)), max_tokens=20, tenant="a"),
+        Job(tuple(range(44, 57)), max_tokens=20, tenant="b", priority=9),
     ]
     size = limits(4, 100, 100)
     engine = Engine(FakeRunner(num_cells=100, shares_cells=True), size)
@@ -573,6 +584,52 @@ def test_the_least_recently_used_prefix_goes_first() -> None:
 
 def computed_in(batch: list[Chunk]) -> int:
     return sum(len(chunk.tokens) for chunk in batch)
+
+
+def test_cells_that_steps_have_scattered_are_put_together_again_but_those_that_are_shared() -> None:
+    starts: list[int] = []
+
+    class Counting(FakeRunner):
+        def restore(self, key: int, slot: int, count: int) -> None:
+            starts.append(len(self.cells.get(slot, [])))
+            super().restore(key, slot, count)
+
+    size = limits(3, 32, 2 * CONTEXT, "parts", 1000)
+    jobs = [Job(tuple(range(20)), 30), Job((*range(20), 50), 30), Job((60, 61), 30)]
+    for can_compact in (True, False):
+        starts.clear()
+        engine = Engine(
+            Counting(num_cells=size.num_cells, shares_cells=True), replace(size, is_on_cpu=can_compact)
+        )
+        sequences = [sequence(index, job) for index, job in enumerate(jobs)]
+        for each in sequences:
+            engine.submit(each)
+        while not any(each.is_finished for each in sequences):
+            engine.step()
+            engine.check_integrity()
+        assert bool(starts) == can_compact
+        assert {*starts[:3]} <= {0, 20}, "the shared beginning stays"
+        assert 0 not in starts[3:], "so does what lies in a row"
+        for job, each in zip(jobs, sequences, strict=True):
+            engine.finish(each)
+            answer = each.tokens[each.num_prompt :]
+            assert answer == serve([job], limits(1, 10_000))[0][0][: len(answer)]
+
+
+def test_those_that_are_left_after_a_preemption_have_room_to_grow() -> None:
+    jobs = [Job(tuple(range(60 + i, 64 + i)), max_tokens=50) for i in range(4)]
+    size = limits(4, 32, 100, "parts", 1000)
+    engine = Engine(FakeRunner(num_cells=100, shares_cells=True), size)
+    sequences = [sequence(index, job) for index, job in enumerate(jobs)]
+    for each in sequences:
+        engine.submit(each)
+    while not engine.stats().preemptions:
+        engine.step()
+    assert [each.slot is None for each in sequences] == [False, False, True, True]
+    assert engine.stats().kv_cells_cached == 0, "what nobody runs on is no burden to those who run"
+    while all(len(each.tokens) < 48 and not each.is_finished for each in sequences):
+        engine.step()
+        assert engine.stats().preemptions == 2 and engine.stats().running == 2
 
 
 def test_overcommitted_cells_do_preempt() -> None:

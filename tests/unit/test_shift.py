@@ -280,7 +280,7 @@ def test_a_shifted_sequence_is_preempted_and_goes_on_with_what_it_still_held() -
         engine.submit(each)
     while not engine.stats().preemptions:
         engine.step()
-    assert [each.slot is None for each in sequences] == [False, False, True]
+    assert sequences[0].slot is not None and sequences[2].slot is None
     assert sequences[2].num_dropped > 0
     answers, _, _, _ = serve(jobs, size)
     assert answers == [alone(job) for job in jobs]

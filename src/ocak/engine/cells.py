@@ -50,6 +50,10 @@ class Cells(Protocol):
         """Whether no other slot holds the slot's cells from `start` on."""
         ...
 
+    def num_shared(self, slot: int) -> int:
+        """How many of the slot's first cells others may hold too; none behind them."""
+        ...
+
     def check_integrity(self) -> None:
         """Assert the invariant."""
         ...
@@ -92,6 +96,9 @@ class SplitCells:
 
     def is_private(self, slot: int, start: int) -> bool:
         return True
+
+    def num_shared(self, slot: int) -> int:
+        return 0
 
     def check_integrity(self) -> None:
         assert sum(self._lengths.values()) == self.num_used <= self._num_cells
@@ -145,6 +152,10 @@ class UnifiedCells:
 
     def is_private(self, slot: int, start: int) -> bool:
         return bool((self._num_holders[self._held[slot][start:]] == 1).all())
+
+    def num_shared(self, slot: int) -> int:
+        shared = np.flatnonzero(self._num_holders[self._held.get(slot, NONE)] > 1)
+        return int(shared[-1]) + 1 if len(shared) else 0
 
     def _give_back(self, dropped: NDArray[np.int32]) -> None:
         self._num_holders[dropped] -= 1

@@ -17,7 +17,6 @@ from ocak.engine.drafting import Draft
 from ocak.engine.mover import Mover
 from ocak.engine.outputs import Admitted, Broken, Output, Sampled, Scored
 from ocak.engine.pacing import Pacer
-from ocak.engine.padding import full
 from ocak.engine.prefix_cache import Keep
 from ocak.engine.runner import Aborted, CellData, Chunk, NoRoom, NoToken, RunFailed, Runner
 from ocak.engine.scheduler import Scheduler, SchedulerLimits
@@ -120,10 +119,7 @@ class Engine:
 
     def _observe(self, batch: Batch, num_guessed: int, num_right: int, seconds: float) -> None:
         if batch.is_prefill:
-            starts = ((count, sequence.num_computed - count) for sequence, count in batch.rows)
-            fills_tall = self._scheduler.limits.fills_tall
-            parts = [(full(count, start, fills_tall=fills_tall), start) for count, start in starts]
-            self._pacer.observe_prefill(parts, seconds)
+            self._pacer.observe_prefill(self._scheduler.parts(batch), seconds)
             return
         if len(batch.rows) == 1:
             seconds = self._speculator.observe(num_guessed, num_right, seconds)

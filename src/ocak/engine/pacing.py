@@ -20,6 +20,7 @@ SLACK = 0.25  # of the target, by which the shortest tall chunk may miss it
 GAIN = 1.25  # what a row of a short chunk takes at least then, in rows of a tall one
 BASE_SHARE = 0.1  # of what is misjudged at `DEPTH`, for which a row's own time is blamed
 DEPTH = 1024  # tokens before a row, in which depth is counted: then its cost is like the row's own
+DEEP_AT_FIRST = 0.5  # of a row's own time, what depth is taken to cost until it is learnt: a small model's
 
 
 class ChunkCost:
@@ -48,7 +49,8 @@ class ChunkCost:
         rows = sum(rows for rows, _ in parts)
         deep = sum(rows * depth for rows, depth in parts) / DEPTH
         if not self.is_known:
-            self._row_s = seconds / rows
+            self._row_s = seconds / (rows + DEEP_AT_FIRST * deep)
+            self._deep_s = dict.fromkeys(self._deep_s, DEEP_AT_FIRST * self._row_s)
             return
         expected = self._row_s * rows + self._deep_s[is_tall] * deep
         error = min(seconds, expected * SURPRISE) - expected

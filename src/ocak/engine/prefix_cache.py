@@ -56,7 +56,7 @@ class PrefixCache:
         self._idle: dict[int, Keep] = {}  # slots that hold cells and no sequence, least recently used first
         takes_parts = limits.reuse == "parts"
         self._combines = limits.shares_cells and takes_parts  # what slots hold with what is saved
-        self._saved = Saved(limits.host_tokens, takes_parts=takes_parts, is_chained=self._combines)
+        self._saved = Saved(limits.saved_tokens, takes_parts=takes_parts, is_chained=self._combines)
         self._keys = count(limits.num_slots)  # keys and slots share the tree
 
     @property
@@ -188,14 +188,14 @@ class PrefixCache:
                 return moves
         return []
 
-    def push_out(self) -> list[Move]:
-        """Send idle prefixes out of shared cells if they are many, somebody runs, and host memory holds as many.
+    def push_out(self, *, is_short: bool = False) -> list[Move]:
+        """Send idle prefixes out of shared cells: if they are many or cells short, and host memory holds as many.
 
         All of them, for attention goes up to the highest cell in use: holes below would save nothing.
         """
         limits = self._limits
-        has_reason = limits.shares_cells and self._busy and limits.host_tokens >= limits.num_cells
-        if not has_reason or self.num_idle <= MOST_IDLE:
+        has_reason = limits.shares_cells and self._busy and limits.saved_tokens >= limits.num_cells
+        if not has_reason or self.num_idle <= (0 if is_short else MOST_IDLE):
             return []
         idle = [slot for slot, keep in self._idle.items() if keep == "host"]
         return [move for slot in idle for move in (*self._save(slot), *self.drop(slot))]

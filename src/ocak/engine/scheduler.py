@@ -16,13 +16,17 @@ from dataclasses import dataclass
 
 from ocak.engine.batch import Batch
 from ocak.engine.chunks import Affordable, Chunks, decode_rows
+from ocak.engine.compaction import Compaction
 from ocak.engine.moves import Move
+from ocak.engine.padding import full
 from ocak.engine.prefix_cache import Keep, Prefix
 from ocak.engine.sequence import Sequence
 from ocak.engine.slot_limits import Reuse, SlotLimits
 from ocak.engine.slots import Slots
 from ocak.engine.turns import Turn, Turns
 from ocak.engine.waiting import Waiting
+
+PASSED_OVER = 8  # cells of others take as long as one of one's own (0.5B, flash attention on a CPU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class SchedulerLimits:
     host_tokens: int = 0  # of prefixes saved to host memory
     moves_cells: bool = True  # a shift need not compute what stays again
     fills_tall: bool = True  # parts of prompts that are nearly a tall tile are run as one
+    is_on_cpu: bool = False  # attention reads the cells one after another
     is_uniform: bool = False  # rows are computed by the same kernels, whoever else is there
 
     def __post_init__(self) -> None:
@@ -53,6 +58,7 @@ class SchedulerLimits:
             reuse=self.reuse,
             keeps_prefixes=self.keeps_prefixes,
             host_tokens=self.host_tokens,
+            is_on_cpu=self.is_on_cpu,
             moves_cells=self.moves_cells,
         )
 
@@ -62,8 +68,10 @@ class Scheduler:
         self.limits = limits
         self.slots = Slots(limits.slot_limits)
         self.waiting = Waiting()
+        self._compaction = Compaction(self.slots)
         self._num_turns = 0
         self._is_crowded = False  # since a preemption; until a sequence ends, nobody is admitted
+        self._is_short = False  # of cells: somebody waits for some
         self._turns = Turns()
         self._chunks = Chunks(limits.batch_tokens, is_uniform=limits.is_uniform)
         self.num_preemptions = 0
@@ -91,8 +99,10 @@ class Scheduler:
 
     def schedule(self, affordable: Affordable) -> Batch:
         """Pick the next batch, of about as many tokens as are affordable if they are prompts'."""
-        moves = [*self._shift_full(), *self._preempt_until_fitting()]
+        moves = [*self._compaction.moves(), *self._shift_full(), *self._preempt_until_fitting()]
         admitted, seated = self._admit_waiting()
+        if self._is_short:
+            seated += self.slots.cache.push_out(is_short=True)
         rows, turn = self._next_rows(affordable)
         rows.sort(key=_slot)
         evicted = self._make_room(sum(count for _, count in rows))
@@ -109,8 +119,20 @@ class Scheduler:
         turn = self._turns.next(_adapters(decoding), _adapters(prompts))
         prompts = _of(prompts, turn.adapter)
         if turn.is_prefill:
-            return self._chunks.pick(prompts, affordable), turn
-        return decode_rows(_of(decoding, turn.adapter), prompts), turn
+            return self._chunks.pick(prompts, lambda num_computed: affordable(self.depth(num_computed))), turn
+        lenders = {} if self.limits.shares_cells else prompts  # whose cells would come to lie apart
+        return decode_rows(_of(decoding, turn.adapter), lenders), turn
+
+    def depth(self, num_computed: int) -> int:
+        """How deep a row behind so many tokens is: where cells are shared, others' count a little."""
+        others = self.slots.cells.num_used - num_computed if self.limits.shares_cells else 0
+        return num_computed + max(0, others) // PASSED_OVER
+
+    def parts(self, batch: Batch) -> list[tuple[int, int]]:
+        """What was run of each prompt of a batch that was computed: how many rows, and how deep."""
+        starts = ((count, sequence.num_computed - count) for sequence, count in batch.rows)
+        fills_tall = self.limits.fills_tall
+        return [(full(count, start, fills_tall=fills_tall), self.depth(start)) for count, start in starts]
 
     def advance(self, batch: Batch) -> None:
         """Note that the batch was computed."""
@@ -118,6 +140,8 @@ class Scheduler:
             assert sequence.slot is not None
             sequence.num_computed += count
             self.slots.grow(sequence.slot, count)
+        if not batch.is_prefill:
+            self._compaction.scatter(len(batch.rows))
 
     def confirm(self, sequence: Sequence) -> None:
         """Note that the sequence's pending token was guessed, and so computed already."""
@@ -140,6 +164,10 @@ class Scheduler:
             self.waiting.remove(sequence)
             return []
         self._is_crowded = False
+        return self._release(sequence, keep)
+
+    def _release(self, sequence: Sequence, keep: Keep = "host") -> list[Move]:
+        self._compaction.give_back(sequence.num_computed)
         return self.slots.release(sequence, keep)
 
     def make_room(self) -> list[Move] | None:
@@ -155,7 +183,7 @@ class Scheduler:
             return None
         held = Counter(sequence.tenant for sequence in self.running.values())
         newest = max(self.running.values(), key=lambda one: (held[one.tenant], one.priority, one.turn))
-        moves = self.slots.release(newest)
+        moves = self._release(newest)
         newest.restart()
         self.waiting.add(newest)
         self._is_crowded = True
@@ -176,12 +204,27 @@ class Scheduler:
         return self._num_turns
 
     def _preempt_until_fitting(self) -> list[Move]:
+        """Preempt somebody if the cells are too few; then as many as it takes for the others to grow a while."""
         moves: list[Move] = []
-        while self._may_not_fit() and self.num_committed > self.limits.num_cells:
+        if not (self._may_not_fit() and self.num_committed > self.limits.num_cells):
+            return moves
+        while self.num_committed + self._growth(self._share) > self.limits.num_cells:
             released = self._preempt_newest()
-            assert released is not None, "one sequence always fits"
+            if released is None:
+                break
             moves += released
+        assert self.num_committed <= self.limits.num_cells, "one sequence always fits"
         return moves
+
+    @property
+    def _share(self) -> int:
+        """Each one's of the cells, but for a token that is about to be computed."""
+        return self.limits.num_cells // self.limits.parallel - 1
+
+    def _growth(self, most: int, *others: Sequence) -> int:
+        """Cells for so many tokens more of each running sequence, and of others, or for the rest of an answer."""
+        sequences = [*self.running.values(), *others]
+        return sum(min(most, sequence.may_grow(self.limits.context)) for sequence in sequences)
 
     def _may_not_fit(self) -> bool:
         """Whether the cells would be too few if none were shared; quick to tell."""
@@ -198,20 +241,22 @@ class Scheduler:
 
     def _admit_waiting(self) -> tuple[tuple[Sequence, ...], list[Move]]:
         """Seat those whose turn it is; who waits for a prefix that is being computed lets others pass."""
-        if not self.waiting:
+        self._is_short = self._is_crowded and bool(self.waiting)
+        if self._is_crowded or not self.waiting:
             return (), []
         admitted: list[Sequence] = []
         moves: list[Move] = []
         passed: set[int] = set()
         while len(self.running) < self.limits.parallel and len(passed) < self.limits.parallel:
             sequence = self.waiting.next(self.running.values(), passed)
-            if sequence is None or self._is_crowded:
+            if sequence is None:
                 break
             prefix = self.slots.longest_prefix(sequence)
             if prefix is None:
                 passed.add(sequence.id)
                 continue
             if not self._would_fit(sequence, prefix):
+                self._is_short = True
                 break
             self.waiting.take(sequence)
             moves += self.slots.take(sequence, prefix)
@@ -227,7 +272,8 @@ class Scheduler:
             return True
         is_shared = self.limits.shares_cells and prefix.holder in self.running
         fresh = sequence.num_wanted - (prefix.num_shared if is_shared else 0)
-        return self.num_committed + fresh <= self.limits.num_cells
+        growth = self._growth(self._share // 2, sequence) if self.running else 0
+        return self.num_committed + fresh + growth <= self.limits.num_cells
 
     def check_integrity(self) -> None:
         """Assert the invariants; for tests, and for the engine when it is idle."""

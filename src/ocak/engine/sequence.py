@@ -103,6 +103,11 @@ class Sequence:
         """Cells that its tokens take, as far as they are known and go in before a shift."""
         return len(self.tokens) if self.window is None else min(len(self.tokens), self.window.context)
 
+    def may_grow(self, context: int) -> int:
+        """Cells that its tokens may come to take besides, in a context of so many."""
+        room = (context if self.window is None else self.window.context) - len(self.tokens)
+        return max(0, min(room, self.max_tokens - self.num_generated - 1))
+
     @property
     def num_next(self) -> int:
         """Pending tokens that can be computed before a shift."""

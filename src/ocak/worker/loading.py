@@ -215,6 +215,7 @@ def _limits(
         keeps_prefixes=options.prefix_cache,
         moves_cells=context.moves_cells and not sizes.is_uniform,  # as one that was computed again
         fills_tall=context.fills_tall,
+        is_on_cpu=info.gpu is None or not sizes.kv_offload,
         is_uniform=sizes.is_uniform,
         host_tokens=info.cache_ram_bytes * sizes.kv_cells // max(1, info.kv_bytes),
     )
