@@ -55,7 +55,7 @@ def test_one_slow_step_does_not_starve_the_next_ones() -> None:
     pacer = settle(machine, 0.0)
     before = pacer.prefill_tokens(0)
     pacer.observe_prefill([(128, 0)], 1.3)
-    assert pacer.prefill_tokens(0) > before * 0.8
+    assert pacer.prefill_tokens(0) > before * 0.7
 
 
 @given(st.floats(5e-4, 0.002), st.floats(5e-4, 0.002), st.floats(0, 0.05))

@@ -33,6 +33,7 @@ class ChunkCost:
     def __init__(self) -> None:
         self._row_s = 0.0
         self._deep_s = {True: 0.0, False: 0.0}  # a row at `DEPTH` in addition, in tall and in short chunks
+        self.deviation = 0.0  # by which share of what was expected chunks came sooner or later
 
     @property
     def is_known(self) -> bool:
@@ -54,6 +55,7 @@ class ChunkCost:
             return
         expected = self._row_s * rows + self._deep_s[is_tall] * deep
         error = min(seconds, expected * SURPRISE) - expected
+        self.deviation += SMOOTHING * (min(1.0, abs(error) / max(expected, 1e-9)) - self.deviation)
         step = SMOOTHING * error / (BASE_SHARE * rows * rows + deep * deep)
         self._row_s = max(0.0, self._row_s + BASE_SHARE * step * rows)
         self._deep_s[is_tall] = max(0.0, self._deep_s[is_tall] + step * deep)
@@ -85,13 +87,14 @@ class Pacer:
         if not self._cost.is_known:
             return TALL
         tall_s, short_s = (self._cost.row_s(depth, is_tall=is_tall) for is_tall in (True, False))
-        rows = int(seconds / tall_s)
+        surely = seconds * (1 - self._cost.deviation)
+        rows = int(surely / tall_s)
         if rows >= TALL:
             return rows
         is_near = TALL * tall_s <= seconds + SLACK * self._target_s
         most_short = shortest_filled(depth) - 1
         is_better = short_s > GAIN * tall_s or (self._fills_tall and most_short < TALL - 1)
-        return TALL if is_near and is_better else min(int(seconds / short_s), most_short)
+        return TALL if is_near and is_better else min(int(surely / short_s), most_short)
 
     def observe_decode(self, seconds: float) -> None:
         """Learn from a step that decoded."""
