@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "cli.md"
-VERBS = ((), ("serve",), ("run",), ("pull",), ("config", "check"), ("version",))
+VERBS = ((), ("serve",), ("run",), ("plan",), ("pull",), ("config", "check"), ("version",))
 WIDTH = "100"
 HEAD = """# The command line
 

@@ -50,6 +50,21 @@ def plan_models(settings: Settings) -> list[Plan]:
     return [_plan(key, model) for key, model in settings.models.items()]
 
 
+def plan_options(model: ModelSettings) -> LoadOptions:
+    """How a model would be loaded, whether or not it fits; raises as `plan_models` does."""
+    file = read_model(locate(model.source))
+    draft = read_model(locate(model.draft_model)) if model.draft_model else None
+    return _load_options(model, file, draft)
+
+
+def other_bytes(model: ModelSettings, options: LoadOptions) -> int:
+    """What is loaded beside a model: its adapters, and a draft model with the cache of one sequence."""
+    adapters = adapter_bytes(options.lora)
+    if options.draft_path is None:
+        return adapters
+    return adapters + draft_bytes(read_model(Path(options.draft_path)), model.context or DEFAULT_CONTEXT_LIMIT)
+
+
 def build_gateway(plans: Sequence[Plan], fleet: Fleet) -> Gateway:
     created = int(time.time())
     return Gateway(

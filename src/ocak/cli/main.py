@@ -91,6 +91,25 @@ def run(
 
 
 @app.command()
+@with_settings(ModelSettings)
+def plan(
+    model: Model = None,
+    model_option: ModelOption = None,
+    config: Config = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="plan for so much, as 6GB; else what is free here"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    **flags: Any,
+) -> None:
+    """Tell what a model would take, without loading it. Exits with 3 if it does not fit."""
+    from ocak.cli.plan import tell_plan
+
+    tell_plan(_load(_only_one(model, model_option), config, flags), memory, as_json=as_json)
+
+
+@app.command()
 def pull(
     reference: Annotated[str, typer.Argument(metavar="MODEL", help="hf:owner/repo[:file-or-quant]")],
 ) -> None:

@@ -24,6 +24,7 @@ class WeightOptions:
     mmap: bool = True
     mlock: bool = False
     tensor_overrides: tuple[TensorOverride, ...] = ()
+    is_dry: bool = False  # read the header and the vocabulary, allocate nothing for the weights
 
 
 class LlamaModel:
@@ -44,6 +45,9 @@ class LlamaModel:
         params.n_gpu_layers = options.gpu_layers if options.gpu_layers >= 0 else 2**31 - 1
         params.load_mode = LOAD_MODES[options.mmap, options.mlock]
         params.progress_callback = self._callback
+        if options.is_dry:
+            params.no_alloc = True
+            params.load_mode = LOAD_MODES[False, False]  # with any other llama.cpp ends the process
         if options.tensor_overrides:
             params.tensor_buft_overrides = ctypes.cast(self._overrides, ctypes.c_void_p)
         return params

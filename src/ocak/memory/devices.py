@@ -24,6 +24,13 @@ def memory_bytes() -> int:
     return min(total, int(limit)) if limit.isdecimal() else total
 
 
+def free_bytes() -> int:
+    """Bytes that this process could take now and nobody would be pushed out: free ones, and file pages."""
+    import psutil
+
+    return min(int(psutil.virtual_memory().available), memory_bytes())
+
+
 def present_gpu() -> str | None:
     """Name a GPU that is in this machine, whether or not anything can use it; None if none is seen."""
     for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):

@@ -1,0 +1,58 @@
+"""What loading a model takes, in bytes, and by how much a budget is more than that. Pure.
+
+A further sequence takes its own part of the KV cache; how many of them would still fit is the verdict.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Verdict(StrEnum):
+    """By how many further sequences fit: none, one, two or more."""
+
+    DOES_NOT_FIT = "does not fit"
+    RISKY = "risky"
+    SAFE = "safe"
+    VERY_SAFE = "very safe"
+
+
+class Needs(Struct, frozen=True, kw_only=True):
+    """Of one model with one set of settings; `context`, `parallel` and `kv_cells` as they were settled."""
+
+    context: int  # tokens a sequence
+    parallel: int
+    kv_cells: int  # of all sequences together
+    trained_context: int
+    weights_bytes: int
+    kv_bytes: int  # cells and recurrent states
+    compute_bytes: int  # reserved for a pass, and for its logits; not all of it is touched
+    process_bytes: int  # resident: the interpreter, its libraries, the vocabulary
+
+    @property
+    def sequence_bytes(self) -> int:
+        """One sequence's part of the cache."""
+        return self.kv_bytes // self.parallel
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.process_bytes
+
+
+class Measured(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a dry run found: the needs, or why there are none and which setting is to blame."""
+
+    needs: Needs | None = None
+    error: str = ""
+    param: str | None = None
+
+
+def verdict(needs: Needs, budget: int) -> Verdict:
+    """Judge whether a budget of so many bytes is enough."""
+    spare = budget - needs.total_bytes
+    if spare < 0:
+        return Verdict.DOES_NOT_FIT
+    further = spare // max(1, needs.sequence_bytes)
+    return (Verdict.RISKY, Verdict.SAFE, Verdict.VERY_SAFE)[min(further, 2)]
