@@ -3,7 +3,7 @@
 Steps that decode, a token of every answer, take turns with steps that prefill, a chunk of the oldest prompts: a
 mixed batch would be cut into those two passes by llama.cpp anyway, and run 8 % slower than they do. So no answer
 stalls for longer than a chunk. Adapters take turns too (`turns.py`). When the cells run short, cached prefixes go
-first; then the newest sequence gives its slot back and is computed again later; nobody else notices. A sequence
+first; then the newest sequences give their slots back and go on later; nobody else notices. A sequence
 whose context is full and that has a window shifts before anything else is decided.
 Invariants: what the running sequences hold and are about to compute fits into the cells; a batch never exceeds its
 budget and is one adapter's alone; one running sequence is never preempted, so something always makes progress.
