@@ -632,6 +632,14 @@ def test_those_that_are_left_after_a_preemption_have_room_to_grow() -> None:
         assert engine.stats().preemptions == 2 and engine.stats().running == 2
 
 
+def test_there_may_be_fewer_cells_than_sequences() -> None:
+    jobs = [Job((i + 20, i + 21), max_tokens=20) for i in range(12)]
+    size = SchedulerLimits(parallel=20, context=16, num_cells=16, batch_tokens=32, num_slots=40, shares_cells=True)
+    together, _, engine = serve(jobs, size)
+    assert engine.stats().preemptions > 0
+    assert together == [serve([job], size)[0][0] for job in jobs]
+
+
 def test_overcommitted_cells_do_preempt() -> None:
     jobs = [Job(tuple(range(20 + i, 50 + i)), max_tokens=30) for i in range(4)]
     _, _, engine = serve(jobs, limits(4, 16, CONTEXT + 16))

@@ -219,7 +219,7 @@ class Scheduler:
     @property
     def _share(self) -> int:
         """Each one's of the cells, but for a token that is about to be computed."""
-        return self.limits.num_cells // self.limits.parallel - 1
+        return max(0, self.limits.num_cells // self.limits.parallel - 1)
 
     def _growth(self, most: int, *others: Sequence) -> int:
         """Cells for so many tokens more of each running sequence, and of others, or for the rest of an answer."""
