@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocak.engine.pacing import DEPTH, FLOOR, GAIN, SLACK, Pacer
-from ocak.engine.padding import TALL, full
+from ocak.engine.pacing import DEEP_FLOOR, DEPTH, FLOOR, GAIN, SLACK, Pacer
+from ocak.engine.padding import TALL, TILE, full
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,13 @@ def test_a_slow_machine_gets_the_floor() -> None:
     assert settle(Machine(0.5), 0.1).prefill_tokens(0) == FLOOR
 
 
+def test_behind_many_tokens_short_chunks_become_shorter_still() -> None:
+    machine = Machine(0.0015, 0.0015, 0.0015)
+    pacer = settle(machine, 0.05, (0, 4000, 8000))
+    assert DEEP_FLOOR <= pacer.prefill_tokens(8000) < FLOOR <= pacer.prefill_tokens(0)
+    assert settle(Machine(0.02), 0.05, (0, 4000, 8000)).prefill_tokens(8000) == FLOOR  # slow for other reasons
+
+
 def test_one_slow_step_does_not_starve_the_next_ones() -> None:
     machine = Machine(0.001)
     pacer = settle(machine, 0.0)
@@ -68,10 +75,10 @@ def test_a_prompt_that_grows_deep_beside_answers_keeps_to_the_target(
     while depth < 8000:
         pacer.observe_decode(decode_s)
         rows = pacer.prefill_tokens(depth)
-        rows -= rows % FLOOR
+        rows -= rows % (FLOOR if rows >= FLOOR else TILE)
         seconds = machine.seconds(rows, depth)
         pacer.observe_prefill([(full(rows, depth), depth)], seconds)
-        late.append(rows > FLOOR and decode_s + seconds > 0.2 * (1 + SLACK))
+        late.append(rows > DEEP_FLOOR and decode_s + seconds > 0.2 * (1 + SLACK))
         depth += rows
     learnt = late[len(late) // 10 :]
     assert sum(learnt) <= 0.01 * len(learnt)
@@ -87,7 +94,7 @@ def test_prompts_of_all_depths_at_once_get_chunks_that_end_in_time(machine: Mach
     pacer = settle(machine, decode_s, depths)
     for depth in depths:
         rows = pacer.prefill_tokens(depth)
-        assert rows == FLOOR or decode_s + machine.seconds(rows, depth) <= 0.2 * (1 + SLACK) * 1.1
+        assert rows == DEEP_FLOOR or decode_s + machine.seconds(rows, depth) <= 0.2 * (1 + SLACK) * 1.1
         affordable = (0.2 - decode_s) / machine.seconds(TALL, depth) * TALL
         if affordable > TALL * 1.15:
             assert rows >= min(512, affordable * 0.8)

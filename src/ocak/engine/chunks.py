@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import itemgetter
 
-from ocak.engine.padding import TALL, gaps, neighbours, reach, tiled
+from ocak.engine.padding import TALL, TILE, gaps, neighbours, reach, tiled
 from ocak.engine.runner import MOST_SCORED
 from ocak.engine.sequence import Sequence
 
@@ -82,5 +82,5 @@ def decode_rows(decoding: dict[int, Sequence], prompts: dict[int, Sequence]) -> 
 
 
 def _whole_grains(rows: int) -> int:
-    grain = next((grain for grain in (TALL, GRAIN) if rows >= grain), 1)
+    grain = next((grain for grain in (TALL, GRAIN, TILE) if rows >= grain), 1)
     return rows - rows % grain

@@ -12,7 +12,8 @@ from collections.abc import Sequence as Parts
 
 from ocak.engine.padding import TALL, shortest_filled
 
-FLOOR = 16  # fewer rows would lose the batched kernels, and the measure with them
+FLOOR = 16  # fewer rows would lose the batched kernels
+DEEP_FLOOR = 8  # where attention is most of a row's cost fewer lose nothing: 16 rows take twice as long as 8
 SMOOTHING = 0.3
 ALONE = 5  # targets that a step may last while nobody waits for a token, or for anything
 SURPRISE = 1.5  # one step that took longer than so many times the expected counts for no more
@@ -43,6 +44,10 @@ class ChunkCost:
         """Seconds of a row behind so many tokens; in short chunks no less than in tall ones."""
         deep_s = self._deep_s[True] if is_tall else max(self._deep_s.values())
         return max(1e-9, self._row_s + depth / DEPTH * deep_s)
+
+    def is_deep(self, depth: int) -> bool:
+        """Whether what stands before a row costs more than the row itself."""
+        return self.row_s(depth, is_tall=False) > 2 * self._row_s > 0
 
     def observe(self, parts: Parts[tuple[int, int]], seconds: float) -> None:
         """Learn from a chunk of so many rows, each behind so many tokens, by prompt."""
@@ -75,7 +80,8 @@ class Pacer:
         As many as leave time for so many steps that decode before the next chunk.
         """
         affordable = self._rows_in(self._target_s - num_decodes * self._decode_s, depth)
-        return max(FLOOR, min(self._ceiling, affordable))
+        floor = DEEP_FLOOR if self._cost.is_deep(depth) else FLOOR
+        return max(floor, min(self._ceiling, affordable))
 
     def prefill_tokens_alone(self, depth: int) -> int:
         """As many as suit a prompt that has the engine to itself; it can be cancelled within its step."""
@@ -102,5 +108,5 @@ class Pacer:
 
     def observe_prefill(self, parts: Parts[tuple[int, int]], seconds: float) -> None:
         """Learn from a chunk: of each prompt in it, how many rows behind how many tokens."""
-        if sum(rows for rows, _ in parts) >= FLOOR:
+        if sum(rows for rows, _ in parts) >= DEEP_FLOOR:
             self._cost.observe(parts, max(seconds, 1e-6))
