@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "cli.md"
-VERBS = ((), ("serve",), ("run",), ("plan",), ("pull",), ("config", "check"), ("version",))
+RESIDENCE = (("ps",), ("load",), ("unload",), ("pin",), ("unpin",))
+VERBS = ((), ("serve",), ("run",), ("plan",), *RESIDENCE, ("pull",), ("config", "check"), ("version",))
 WIDTH = "100"
 HEAD = """# The command line
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocak.cli.plan import parse_size
+from ocak.cli.sizes import parse_size
 from ocak.core.errors import ConfigError
 from ocak.memory.needs import Needs, Verdict, verdict
 from ocak.memory.planner import GRAIN, MOST_SEQUENCES, make_plan
@@ -92,10 +92,10 @@ def test_the_largest_settings_fit_and_the_next_ones_do_not(
     [("6GB", 6 * GB), ("6 GB", 6 * GB), ("1.5g", 3 * GB // 2), ("512MiB", 512 * 2**20), ("1000", 1000)],
 )
 def test_sizes_are_read_as_people_write_them(text: str, expected: int) -> None:
-    assert parse_size(text) == expected
+    assert parse_size("memory", text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "lots", "-1GB", "6XB", "1e9"])
 def test_a_size_that_is_none_is_refused_by_name(text: str) -> None:
     with pytest.raises(ConfigError, match="--memory"):
-        parse_size(text)
+        parse_size("memory", text)

@@ -1,7 +1,8 @@
 """Liveness, readiness and start-up, from what the models' owners say. A busy model is ready; a frozen one is not.
 
-Live: the process serves. Ready: every model would answer, or the one that `?model=` names. Started: every model
-has been ready once, or its load has failed for good; once true it stays so.
+Live: the process serves. Ready: every model would answer, or the one that `?model=` names; those that are loaded
+when somebody asks do not hold it up. Started: every model has been ready once, its load has failed for good, or it
+waits to be asked for; once true it stays so.
 Whoever has no key hears the verdict alone, without names and causes.
 """
 
@@ -40,7 +41,8 @@ class Health:
     async def ready(self, exchange: Exchange) -> None:
         name = exchange.query("model")
         models = self._gateway.models if name is None else (self._resolve(name, exchange),)
-        is_ready = all(model.provider.is_ready() for model in models)
+        expected = models if name is not None else [model for model in models if _is_expected(model)]
+        is_ready = all(model.provider.is_ready() for model in expected)
         await _answer(exchange, "ready" if is_ready else "not_ready", is_ready, models)
 
     async def startup(self, exchange: Exchange) -> None:
@@ -57,7 +59,11 @@ class Health:
 
 
 def _has_started(status: ModelStatus) -> bool:
-    return status.load.count > 0 or status.state in ("ready", "failed")
+    return status.load.count > 0 or status.state in ("ready", "failed") or not status.is_expected
+
+
+def _is_expected(model: ServedModel) -> bool:
+    return model.provider.status().is_expected
 
 
 async def _answer(exchange: Exchange, verdict: str, is_good: bool, models: Iterable[ServedModel]) -> None:

@@ -24,7 +24,9 @@ from ocak.api.models import ModelCard, ModelCards, Models, ModelStatuses
 from ocak.api.openai_wire import ChatAnswer, ChatBody, CompletionAnswer, CompletionBody
 from ocak.api.openapi import Operation, document
 from ocak.api.origins import Origins
+from ocak.api.residence import Residences
 from ocak.api.tokens import DetokenizeAnswer, DetokenizeBody, TokenizeAnswer, TokenizeBody, Tokens
+from ocak.core.status import ModelStatus
 from ocak.gateway.gateway import Gateway
 from ocak.gateway.keys import KeyRing
 from ocak.telemetry.exposition import MetricsPage
@@ -53,6 +55,7 @@ class HttpOptions:
     max_body_bytes: int = 8 * 1024 * 1024
     body_idle_s: float = 30.0  # the longest wait for the next piece of a body
     stall_s: float = 60.0  # a client that reads nothing for so long has left
+    drain_s: float = 30.0  # that answers may take to finish when their model is unloaded
     allowed_hosts: tuple[str, ...] = ()  # Host names besides localhost's on a loopback address; "*": any
     state_dir: Path | None = None  # where conversations are saved; None: nowhere
     cors_origins: tuple[str, ...] = ()  # web pages that may call, such as "https://chat.example.com"
@@ -85,7 +88,7 @@ def create_app(gateway: Gateway, *, keys: KeyRing, options: HttpOptions | None =
 
 def routes(gateway: Gateway, keys: KeyRing, options: HttpOptions) -> list[Route]:
     """Return every route, the busiest first."""
-    entries = [*_generation(gateway, options), *_models(gateway), *_conversations(gateway, options)]
+    entries = [*_generation(gateway, options), *_models(gateway, options), *_conversations(gateway, options)]
     entries += _operations(gateway)
     entries += _docs([entry.operation for entry in entries])
     return [_route(entry, keys) for entry in entries]
@@ -115,11 +118,19 @@ def _generation(gateway: Gateway, options: HttpOptions) -> Iterable[Entry]:
     )
 
 
-def _models(gateway: Gateway) -> Iterable[Entry]:
-    models = Models(gateway)
+def _models(gateway: Gateway, options: HttpOptions) -> Iterable[Entry]:
+    models, residences = Models(gateway), Residences(gateway, options.drain_s, options.stall_s)
     yield Entry(_get("/v1/models", "The models that can be asked.", ModelCards), models.list)
     yield Entry(_get("/v1/models/{id:path}", "One model.", ModelCard), models.retrieve)
     yield Entry(_get("/models/status", "State, memory and counters of each model.", ModelStatuses), models.status)
+    for verb, summary, handler in (
+        ("load", "Load a model, and answer when it is ready; ?wait=false answers at once.", residences.load),
+        ("unload", "Unload a model once its answers are finished.", residences.unload),
+        ("pin", "Never unload a model for another, or for being idle.", residences.pin),
+        ("unpin", "Let a model go when its turn comes.", residences.unpin),
+    ):
+        operation = Operation("POST", f"/api/v1/models/{{key:path}}/{verb}", summary, False, None, ModelStatus)
+        yield Entry(operation, handler)
 
 
 def _conversations(gateway: Gateway, options: HttpOptions) -> Iterable[Entry]:

@@ -29,6 +29,8 @@ def model_text(model: ModelStatus) -> str:
     """Two lines about a model: what it is, and its memory."""
     name = typer.style(model.key, bold=True)
     info = model.info
+    if model.state == "unloaded" and not model.error:
+        return f"  {name}  is loaded when it is asked for"
     if info is None:
         return f"  {name}  {model.state}: {model.error or 'no answer from its worker'}"
     size = f"{_count_text(info.num_parameters)} parameters"

@@ -13,16 +13,18 @@ from pathlib import Path
 from ocak.cli.adaptation import adapter_bytes, lora_adapters, rope_options, tensor_overrides
 from ocak.cli.model_source import locate
 from ocak.cli.progress import bytes_text
-from ocak.cli.settings import ModelSettings, Settings
+from ocak.cli.settings import ModelSettings, ServerSettings, Settings
+from ocak.cli.sizes import parse_size
 from ocak.core.embedding import INPUTS_IN_A_PASS
 from ocak.core.errors import ConfigError
-from ocak.fleet.fleet import Fleet
-from ocak.fleet.replica import ModelSpec
+from ocak.fleet.fleet import Fleet, host_limit
+from ocak.fleet.spec import ModelSpec
 from ocak.gateway.admission import Admission, QueueLimits
 from ocak.gateway.gateway import Gateway, ServedModel
 from ocak.memory.devices import memory_bytes, present_gpu
 from ocak.memory.estimate import KvSettings, draft_bytes, estimate
 from ocak.memory.gguf_header import GgufModel, read_model
+from ocak.memory.ledger import HOST
 from ocak.memory.model_kind import is_encoder, pooling_of
 from ocak.providers.local import LocalProvider
 from ocak.worker.messages import LoadOptions
@@ -65,18 +67,28 @@ def other_bytes(model: ModelSettings, options: LoadOptions) -> int:
     return adapters + draft_bytes(read_model(Path(options.draft_path)), model.context or DEFAULT_CONTEXT_LIMIT)
 
 
+def build_fleet(plans: Sequence[Plan], server: ServerSettings) -> Fleet:
+    """The fleet, with the memory that its models may take. Raises `ConfigError`."""
+    limits = host_limit(server.memory_fraction)
+    if server.memory_limit:
+        limits = {HOST: min(memory_bytes(), parse_size("memory_limit", server.memory_limit))}
+    return Fleet((plan.spec for plan in plans), limits, server.eviction)
+
+
 def build_gateway(plans: Sequence[Plan], fleet: Fleet) -> Gateway:
     created = int(time.time())
-    return Gateway(
-        ServedModel(
-            key=plan.key,
-            provider=LocalProvider(fleet, plan.key),
-            admission=Admission(plan.queue),
-            names=plan.names,
-            adapters=plan.adapters,
-            created=created,
-        )
-        for plan in plans
+    return Gateway(_served(plan, LocalProvider(fleet, plan.key), created) for plan in plans)
+
+
+def _served(plan: Plan, provider: LocalProvider, created: int) -> ServedModel:
+    return ServedModel(
+        key=plan.key,
+        provider=provider,
+        admission=Admission(plan.queue),
+        names=plan.names,
+        adapters=plan.adapters,
+        created=created,
+        residence=provider,
     )
 
 
@@ -89,7 +101,14 @@ def _plan(key: str, model: ModelSettings) -> Plan:
     _check_memory(key, needed, draft)
     names = (*model.served_name, key)
     return Plan(
-        spec=ModelSpec(key=names[0], options=options, estimated_bytes=needed),
+        spec=ModelSpec(
+            key=names[0],
+            options=options,
+            estimated_bytes=needed,
+            priority=model.priority,
+            keep_alive_s=None if model.keep_alive < 0 else model.keep_alive,
+            preload=model.preload,
+        ),
         names=names[1:],
         adapters=tuple(adapter.name for adapter in options.lora),
         queue=QueueLimits(parallel=_served_at_once(model, file), max_queued=model.max_queued),

@@ -46,6 +46,12 @@ Config = Annotated[
     str | None,
     typer.Option("--config", metavar="FILE", help="ocak.toml with [server] and [models.KEY]", show_default=False),
 ]
+Key = Annotated[str, typer.Argument(metavar="MODEL", help="the name that it answers to")]
+Url = Annotated[
+    str | None, typer.Option(metavar="URL", help="the server [http://127.0.0.1:8080]", show_default=False)
+]
+ApiKey = Annotated[str | None, typer.Option(metavar="KEY", help="the server's key [OCAK_API_KEY]")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Batching = Annotated[bool, typer.Option("--cont-batching/--no-cont-batching", "-cb", hidden=True)]
 
 
@@ -71,7 +77,7 @@ def run(
     question: Annotated[str | None, typer.Argument(help="what to ask; without it, a chat")] = None,
     model_option: ModelOption = None,
     url: Annotated[str | None, typer.Option(metavar="URL", help="ask this server instead")] = None,
-    api_key: Annotated[str | None, typer.Option(metavar="KEY", help="the server's key [OCAK_API_KEY]")] = None,
+    api_key: ApiKey = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="system message")] = None,
     max_tokens: Annotated[int | None, typer.Option(metavar="N", help="longest answer")] = None,
     temperature: Annotated[float | None, typer.Option(metavar="X", help="0: always the likeliest")] = None,
@@ -100,13 +106,50 @@ def plan(
         str | None,
         typer.Option(metavar="SIZE", help="plan for so much, as 6GB; else what is free here"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
     **flags: Any,
 ) -> None:
     """Tell what a model would take, without loading it. Exits with 3 if it does not fit."""
     from ocak.cli.plan import tell_plan
 
     tell_plan(_load(_only_one(model, model_option), config, flags), memory, as_json=as_json)
+
+
+@app.command()
+def ps(
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="again every second, until Ctrl-C")] = False,
+) -> None:
+    """Show the models of a running server: state, memory, use."""
+    from ocak.cli.residence import show_models
+
+    show_models(_server(url, api_key), as_json=as_json, watches=watch)
+
+
+@app.command()
+def load(model: Key, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Have a running server load a model, and wait for it."""
+    _change("load", model, _server(url, api_key), as_json)
+
+
+@app.command()
+def unload(model: Key, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Have it unload one, once its answers are finished."""
+    _change("unload", model, _server(url, api_key), as_json)
+
+
+@app.command()
+def pin(model: Key, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Keep a model loaded: it makes no room for others, and does not expire."""
+    _change("pin", model, _server(url, api_key), as_json)
+
+
+@app.command()
+def unpin(model: Key, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Let a model go when its turn comes."""
+    _change("unpin", model, _server(url, api_key), as_json)
 
 
 @app.command()
@@ -183,6 +226,18 @@ def _load(model: str | None, config: str | None, flags: dict[str, Any]) -> Any:
     from ocak.cli.config import Sources, load
 
     return load(Sources(flags=typed(flags), environ=os.environ, config=config, model=model))
+
+
+def _server(url: str | None, api_key: str | None) -> Any:
+    from ocak.cli.remote_server import DEFAULT_URL, RemoteServer
+
+    return RemoteServer.at(url or DEFAULT_URL, api_key or os.environ.get("OCAK_API_KEY"))
+
+
+def _change(verb: str, key: str, server: Any, as_json: bool) -> None:
+    from ocak.cli.residence import change
+
+    change(server, verb, key, as_json=as_json)
 
 
 def _only_one(model: str | None, option: str | None) -> str | None:

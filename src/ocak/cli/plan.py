@@ -5,7 +5,6 @@ Exit status 0: it fits; 3: it does not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import typer
 from ocak.cli.compose import other_bytes, plan_options
 from ocak.cli.progress import bytes_text
 from ocak.cli.settings import Settings
-from ocak.core.errors import ConfigError
+from ocak.cli.sizes import parse_size
 from ocak.fleet.prober import Prober
 from ocak.memory.devices import free_bytes
 from ocak.memory.needs import Needs, Verdict
@@ -23,7 +22,6 @@ from ocak.memory.planner import Plan, Row, make_plan
 
 EXIT_DOES_NOT_FIT = 3
 MARGIN = 0.05  # of what is free now, left to everything else
-SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
 COLORS = {Verdict.DOES_NOT_FIT: "red", Verdict.RISKY: "yellow", Verdict.SAFE: "green", Verdict.VERY_SAFE: "green"}
 HEADING = ("context", "KV per sequence", "sequences", "KV", "total", "verdict")
 
@@ -37,22 +35,12 @@ class Told:
     source: str
 
 
-def parse_size(text: str) -> int:
-    """Return the bytes of a size as people write it: 6GB, 512 MiB, 8G. Raises `ConfigError`."""
-    match = SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ConfigError(f"--memory {text}: a size is a number and a unit, as 6GB or 512MiB", param="memory")
-    number, unit, binary = match.groups()
-    base = 1024 if binary else 1000
-    return int(float(number) * base ** ("KMGT".index(unit.upper()) + 1 if unit else 0))
-
-
 def tell_plan(settings: Settings, memory: str | None, *, as_json: bool) -> None:
     """Measure, print, and exit by whether it fits."""
     if memory is None:
         budget, source = int(free_bytes() * (1 - MARGIN)), f"free memory less {MARGIN:.0%}"
     else:
-        budget, source = parse_size(memory), "--memory"
+        budget, source = parse_size("memory", memory), "--memory"
     all_fit = True
     with Prober() as prober:
         for key, model in settings.models.items():

@@ -9,12 +9,11 @@ import aiohttp
 import msgspec
 
 from ocak.cli.answers import AnswerOptions
-from ocak.core.errors import ConfigError, GenerationFailed, ModelUnavailable, OcakError
+from ocak.cli.remote_server import Problem, RemoteServer, check
+from ocak.core.errors import GenerationFailed, ModelUnavailable
 from ocak.core.events import Delta, Finished, Usage
 from ocak.core.request import Message
 
-CONNECT_S = 10
-SILENCE_S = 600  # a long prompt on a slow machine says nothing for minutes
 DONE = b"[DONE]"
 
 
@@ -28,13 +27,9 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Problem(msgspec.Struct):
-    message: str = "the server gave no reason"
-
-
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
-    error: _Problem | None = None
+    error: Problem | None = None
 
 
 class _Model(msgspec.Struct):
@@ -47,16 +42,13 @@ class _Models(msgspec.Struct):
 
 class RemoteAnswers:
     def __init__(self, url: str, api_key: str | None, model: str | None) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"--url {url} must start with http:// or https://", param="url")
-        self._url = url.rstrip("/").removesuffix("/v1")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._server = RemoteServer.at(url, api_key)
+        self._url = self._server.url
         self._model = model
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=SILENCE_S)
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        self._session = self._server.session()
         if self._model is None:
             self._model = await self._first_model(self._session)
 
@@ -70,11 +62,11 @@ class RemoteAnswers:
                 body[name] = value
         try:
             async with self._session.post(f"{self._url}/v1/chat/completions", json=body) as response:
-                await _check(response)
+                await check(response)
                 async for event in _events(response.content):
                     yield event
         except aiohttp.ClientError as error:
-            raise self._unreachable(error) from error
+            raise self._server.unreachable(error) from error
 
     async def close(self) -> None:
         if self._session is not None:
@@ -83,29 +75,15 @@ class RemoteAnswers:
     async def _first_model(self, session: aiohttp.ClientSession) -> str:
         try:
             async with session.get(f"{self._url}/v1/models") as response:
-                await _check(response)
+                await check(response)
                 models = msgspec.json.decode(await response.read(), type=_Models).data
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+            raise self._server.unreachable(error) from error
         except msgspec.DecodeError as error:
             raise ModelUnavailable(f"{self._url} does not answer as an OpenAI-compatible server") from error
         if not models:
             raise ModelUnavailable(f"{self._url} serves no model")
         return models[0].id
-
-    def _unreachable(self, error: Exception) -> OcakError:
-        return ModelUnavailable(f"cannot reach {self._url}: {error or type(error).__name__}")
-
-
-async def _check(response: aiohttp.ClientResponse) -> None:
-    """Raise what an answer that is not 200 says."""
-    if response.status == 200:
-        return
-    try:
-        problem = msgspec.json.decode(await response.read(), type=_Chunk).error or _Problem()
-    except msgspec.DecodeError:
-        problem = _Problem(response.reason or "no reason given")
-    raise GenerationFailed(f"{response.url}: {response.status}: {problem.message}")
 
 
 async def _events(lines: AsyncIterable[bytes]) -> AsyncIterator[Delta | Finished]:

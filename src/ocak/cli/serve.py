@@ -18,11 +18,11 @@ import uvloop
 from ocak.api.http import HttpOptions, create_app
 from ocak.cli.api_keys import resolve_keys
 from ocak.cli.banner import banner
-from ocak.cli.compose import Plan, build_gateway, plan_models
+from ocak.cli.compose import Plan, build_fleet, build_gateway, plan_models
 from ocak.cli.progress import LogStream, progress_line
 from ocak.cli.server import Server, bind
 from ocak.cli.settings import ServerSettings, Settings
-from ocak.core.errors import LoadFailed, ModelUnavailable
+from ocak.core.errors import LoadFailed
 from ocak.fleet.fleet import Fleet
 from ocak.gateway.gateway import Gateway
 from ocak.gateway.keys import KeyRing
@@ -41,7 +41,7 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, keys: Sequence[str], plans: Sequence[Plan], sock: socket.socket) -> None:
-    fleet = Fleet([plan.spec for plan in plans])
+    fleet = build_fleet(plans, settings.server)
     gateway = build_gateway(plans, fleet)
     app = create_app(gateway, keys=KeyRing(keys), options=_http_options(settings.server))
     server = Server(app, sock, settings.server.drain_seconds)
@@ -62,6 +62,7 @@ def _http_options(server: ServerSettings) -> HttpOptions:
         max_body_bytes=server.max_body_bytes,
         allowed_hosts=server.allowed_hosts,
         cors_origins=server.cors_origins,
+        drain_s=server.drain_seconds,
         state_dir=Path(server.state_dir).expanduser().resolve() if server.state_dir else None,
     )
 
@@ -70,7 +71,7 @@ async def _announce(url: str, gateway: Gateway, fleet: Fleet, *, needs_key: bool
     """Show the models load, then the banner. Raises `LoadFailed` when not one of them can be served."""
     with progress_line() as line:
         showing = asyncio.create_task(_show_loading(gateway, line.show))
-        failures = [await _failure(fleet, model.key) for model in gateway.models]
+        failures = [await fleet.settled(model.key) for model in gateway.models]
         showing.cancel()
     if failures and all(failures):
         raise LoadFailed("; ".join(f"{error}" for error in failures))
@@ -81,19 +82,11 @@ async def _announce(url: str, gateway: Gateway, fleet: Fleet, *, needs_key: bool
 
 async def _show_loading(gateway: Gateway, show: Callable[[str, float], None]) -> None:
     while True:
-        loads = [model.provider.status().load.progress for model in gateway.models]
+        statuses = [model.provider.status() for model in gateway.models]
+        loads = {status.key: status.load.progress for status in statuses if status.is_expected}
         if loads:
-            show("loading " + ", ".join(model.key for model in gateway.models), sum(loads) / len(loads))
+            show("loading " + ", ".join(loads), sum(loads.values()) / len(loads))
         await asyncio.sleep(REDRAW_S)
-
-
-async def _failure(fleet: Fleet, key: str) -> str | None:
-    """Wait until the model is ready; return why it will not be."""
-    try:
-        await fleet.wait_ready(key)
-    except (LoadFailed, ModelUnavailable) as error:
-        return error.message
-    return None
 
 
 def _has_failed(task: asyncio.Task[None]) -> bool:

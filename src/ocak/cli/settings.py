@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from ocak.cli.adaptation_settings import AdaptationSettings
 from ocak.core.limits import INT32_MAX, MOST_GUESSES
 from ocak.core.request import ContextPolicy
+from ocak.core.status import Priority
 
 Count = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -67,6 +68,16 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
             extra={"metavar": "FOLDER", "path": True},
         ),
     ] = ""
+    memory_fraction: Annotated[
+        float, Meta(ge=0.01, le=1, description="share of this machine's memory that models may take together")
+    ] = 0.9
+    memory_limit: Annotated[
+        str, Meta(description="most that they may take, as 12GB, instead of a share", extra={"metavar": "SIZE"})
+    ] = ""
+    eviction: Annotated[
+        Literal["lru", "cost"],
+        Meta(description="who goes for another model: the least recently used, or the cheapest to bring back"),
+    ] = "lru"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="how much is logged to stderr")
     ] = "info"
@@ -95,6 +106,21 @@ class ModelSettings(AdaptationSettings, frozen=True, kw_only=True):
             extra={"flags": ["--alias"], "metavar": "NAME"},
         ),
     ] = ()
+    priority: Annotated[
+        Priority,
+        Meta(description="who is unloaded when another model needs room: pinned never, high last, low first"),
+    ] = "normal"
+    keep_alive: Annotated[
+        int,
+        Meta(
+            ge=-1,
+            le=INT32_MAX,
+            description="seconds that it stays loaded after its last request; -1: for ever",
+        ),
+    ] = -1
+    preload: Annotated[
+        bool, Meta(description="load it at the start, if there is room; else when it is first asked for")
+    ] = True
     context: Annotated[
         Count,
         Meta(

@@ -12,6 +12,7 @@
     ├── WorkerLost                  the worker ended while it held the request
     ├── GenerationFailed            the engine could not go on with this request
     ├── LoadFailed                  a worker could not load its model
+    │   └── DoesNotFit              it would take more memory than can be had
     ├── ModelFileError              a model file is missing, truncated or lying
     ├── StateFileError              a saved conversation cannot be written, read, or used here
     ├── DownloadError               a model could not be fetched whole
@@ -82,6 +83,10 @@ class GenerationFailed(OcakError):
 
 class LoadFailed(OcakError):
     code = "load_failed"
+
+
+class DoesNotFit(LoadFailed):
+    code = "does_not_fit"
 
 
 class ModelFileError(OcakError):

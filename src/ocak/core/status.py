@@ -9,7 +9,10 @@ import msgspec
 from ocak.core.embedding import ModelKind, Pooling
 from ocak.core.request import ContextPolicy
 
-ModelState = Literal["unloaded", "loading", "ready", "unresponsive", "restarting", "failed"]
+ModelState = Literal[
+    "unloaded", "planning", "loading", "ready", "draining", "unresponsive", "restarting", "failed"
+]
+Priority = Literal["pinned", "high", "normal", "low"]  # never sent away for others; last; as any; first
 
 
 class MemoryStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +93,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     kind: str
     state: ModelState
-    error: str | None = None  # why it failed, or why it is restarting
+    error: str | None = None  # why it failed, is restarting, or was not loaded
     loaded_at: float | None = None
     last_request: float | None = None
     requests: int = 0
@@ -98,6 +101,9 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int = 0
     memory: MemoryStatus = MemoryStatus()
     device: str = "cpu"
+    priority: Priority = "normal"
+    expires_at: float | None = None  # when it is unloaded if nobody asks; null: never
+    is_expected: bool = True  # it was to be loaded from the start, and nobody unloaded it
     worker_pid: int | None = None
     restarts: int = 0
     load: LoadStatus = LoadStatus()

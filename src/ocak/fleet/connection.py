@@ -19,6 +19,7 @@ from ocak.core.events import Event, Finished, Started
 from ocak.core.request import GenerateRequest, Prompt
 from ocak.core.status import EngineStats, ModelInfo
 from ocak.fleet.policy import Pulse
+from ocak.memory.needs import Needs
 from ocak.worker.messages import (
     Cancel,
     Detokenize,
@@ -31,6 +32,8 @@ from ocak.worker.messages import (
     Loaded,
     Loading,
     LoadOptions,
+    Plan,
+    Planned,
     Refused,
     Rejected,
     Reply,
@@ -41,6 +44,7 @@ from ocak.worker.messages import (
 )
 
 Arrival = Event | Embedded | Failed | Reply | OcakError
+News = Planned | Loaded | Rejected | Exception  # of the load
 Call = Tokenize | Detokenize | SaveState | RestoreState
 
 MIXED_UP = "the worker mixed up two answers"
@@ -77,11 +81,14 @@ class Connection:
         self._process = process
         self._handles = count(1)
         self._inboxes: dict[int, asyncio.Queue[Arrival]] = {}
+        self._news: asyncio.Queue[News] = asyncio.Queue()
+        self._on_progress: Callable[[float], None] = lambda _progress: None
         self._heard_at = time.monotonic()
         self._has_spoken = False
         self._beat = Heartbeat(0.0, 0.0, 0)
         self.pid = process.pid
         self.stats = EngineStats()
+        self.used_at = time.monotonic()  # when its last request came or ended
         self.verdict: str | None = None  # why the front ended it, if the front did
 
     @property
@@ -98,30 +105,59 @@ class Connection:
     def rss_bytes(self) -> int:
         return self._beat.rss_bytes
 
+    async def plan(self, options: LoadOptions) -> Needs:
+        """Ask what loading so would take; needs `serve` to run. Raises as `load`."""
+        self._process.channel.send(Plan(options))
+        match await self._told():
+            case Planned(needs):
+                return needs
+        raise LoadFailed(MIXED_UP)
+
     async def load(self, options: LoadOptions, on_progress: Callable[[float], None]) -> ModelInfo:
-        """Have the worker load its model. Raises `LoadFailed`, or `ChannelClosed` when it died of it."""
+        """Have the worker load its model; needs `serve` to run.
+
+        Raises `LoadFailed`, or `ChannelClosed` when the worker died of it.
+        """
+        self._on_progress = on_progress
         self._process.channel.send(Load(options))
-        while True:
-            match await self._receive():
-                case Loading(progress):
-                    on_progress(progress)
-                case Loaded(info):
-                    return info
-                case Rejected(error):
-                    raise LoadFailed(from_wire(error).message)
+        match await self._told():
+            case Loaded(info):
+                self.used_at = time.monotonic()
+                return info
+        raise LoadFailed(MIXED_UP)
 
     async def serve(self) -> None:
         """Hand out what the worker says until it ends, which raises `ChannelClosed`."""
-        while True:
-            match await self._receive():
-                case Events(events, stats):
-                    self.stats = stats or self.stats
-                    for handle, event in events:
-                        self._hand_out(handle, event)
-                case Reply() as reply:
-                    self._hand_out(reply.handle, reply)
-                case Refused(handle, error):
-                    self._hand_out(handle, from_wire(error))
+        try:
+            while True:
+                self._hear(await self._receive())
+        except Exception as error:
+            self._news.put_nowait(error)
+            raise
+
+    def _hear(self, message: FromWorker) -> None:
+        match message:
+            case Events(events, stats):
+                self.stats = stats or self.stats
+                for handle, event in events:
+                    self._hand_out(handle, event)
+            case Reply() as reply:
+                self._hand_out(reply.handle, reply)
+            case Refused(handle, error):
+                self._hand_out(handle, from_wire(error))
+            case Loading(progress):
+                self._on_progress(progress)
+            case Planned() | Loaded() | Rejected():
+                self._news.put_nowait(message)
+
+    async def _told(self) -> Planned | Loaded:
+        match await self._news.get():
+            case Rejected(error):
+                raise LoadFailed(from_wire(error).message)
+            case Exception() as error:
+                raise error
+            case news:
+                return news
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Yield the answer's events; closing the iterator cancels it in the worker."""
@@ -133,18 +169,18 @@ class Connection:
                     case OcakError() as error:
                         raise error
                     case Failed(error):
-                        self._inboxes.pop(handle, None)
+                        self._close(handle)
                         raise from_wire(error)
                     case Reply() | Embedded():
                         raise GenerationFailed(MIXED_UP)
                     case Finished() as event:
-                        self._inboxes.pop(handle, None)
+                        self._close(handle)
                         yield event
                         return
                     case event:
                         yield event
         finally:
-            if self._inboxes.pop(handle, None) is not None:
+            if self._close(handle):
                 self._process.channel.send(Cancel(handle))
 
     async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedEvent, None]:
@@ -157,17 +193,17 @@ class Connection:
                     case Started() as event:
                         yield event
                     case Embedded() as event:
-                        self._inboxes.pop(handle, None)
+                        self._close(handle)
                         yield event
                     case Failed(error):
-                        self._inboxes.pop(handle, None)
+                        self._close(handle)
                         raise from_wire(error)
                     case OcakError() as error:
                         raise error
                     case _:
                         raise GenerationFailed(MIXED_UP)
         finally:
-            if self._inboxes.pop(handle, None) is not None:
+            if self._close(handle):
                 self._process.channel.send(Cancel(handle))
 
     async def tokenize(self, prompt: Prompt, *, add_special: bool) -> tuple[int, ...]:
@@ -207,7 +243,13 @@ class Connection:
     def _open(self) -> tuple[int, asyncio.Queue[Arrival]]:
         handle = next(self._handles)
         inbox = self._inboxes[handle] = asyncio.Queue()
+        self.used_at = time.monotonic()
         return handle, inbox
+
+    def _close(self, handle: int) -> bool:
+        """Forget a request; return whether it was known."""
+        self.used_at = time.monotonic()
+        return self._inboxes.pop(handle, None) is not None
 
     async def _call(self, call: Call, handle: int, inbox: asyncio.Queue[Arrival]) -> Reply:
         self._process.channel.send(call)
@@ -220,7 +262,7 @@ class Connection:
                 case _:
                     raise GenerationFailed(MIXED_UP)
         finally:
-            if self._inboxes.pop(handle, None) is not None:
+            if self._close(handle):
                 self._process.channel.send(Cancel(handle))
 
     def _hand_out(self, handle: int, arrival: Arrival) -> None:

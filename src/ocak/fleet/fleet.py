@@ -1,44 +1,189 @@
-"""The workers of this machine: one loop owns them all. Others ask for a ready worker by the model's key."""
+"""The models of this machine: one loop owns them all. Others ask for a ready worker by the model's key.
+
+What a model needs is reserved before it is loaded, and others are unloaded for it if they must (`eviction.py`).
+Invariant: reservations fit within the limits, less what other programs use; a model is loaded once, however many
+ask for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
+from ocak.core.errors import DoesNotFit
 from ocak.fleet.connection import Connection
-from ocak.fleet.replica import ModelSpec, Replica, cancel_and_wait
+from ocak.fleet.eviction import RANK, Order, Resident, expired, victims
+from ocak.fleet.refusal import refusal
+from ocak.fleet.replica import Replica, cancel_and_wait
+from ocak.fleet.spec import ModelSpec
+from ocak.memory.devices import bytes_used_by_others, memory_bytes
+from ocak.memory.ledger import HOST, Bytes, Ledger
+from ocak.memory.needs import Needs
 
 DRAIN_POLL_S = 0.05
+TEND_S = 0.25
+PATIENCE_S = 60.0  # for others to finish, before a load that needs their room is given up
+MEMORY_FRACTION = 0.9  # of the machine's memory that models may take
+Others = Callable[[Iterable[int]], Bytes]  # what everybody but these processes uses, by device
+
+
+def host_limit(fraction: float = MEMORY_FRACTION) -> Bytes:
+    """So much of this machine's memory."""
+    return {HOST: int(memory_bytes() * fraction)}
+
+
+def _others(own: Iterable[int]) -> Bytes:
+    return {HOST: bytes_used_by_others(own)}
 
 
 class Fleet:
-    def __init__(self, models: Iterable[ModelSpec]) -> None:
-        self._replicas = {spec.key: Replica(spec) for spec in models}
-        self._tasks: list[asyncio.Task[None]] = []
+    def __init__(
+        self,
+        models: Iterable[ModelSpec],
+        limits: Bytes | None = None,
+        order: Order = "lru",
+        others: Others = _others,
+    ) -> None:
+        self._replicas = {spec.key: Replica(spec, self) for spec in models}
+        self._ledger = Ledger(host_limit() if limits is None else limits)
+        self._order: Order = order
+        self._others = others
+        self._placing = asyncio.Lock()
+        self._opening: asyncio.Task[None] | None = None
+        self._tending: asyncio.Task[None] | None = None
+        self._unloading: set[asyncio.Task[bool]] = set()
+        self.evictions: Counter[str] = Counter()  # by reason: expired, room
 
     async def start(self) -> None:
-        """Begin to load every model; returns at once."""
-        self._tasks = [
-            asyncio.create_task(replica.supervise(), name=f"supervise {key}")
-            for key, replica in self._replicas.items()
-        ]
+        """Begin to load the models that are to be there from the start; returns at once."""
+        self._opening = asyncio.create_task(self._open(), name="load what is to be there from the start")
+        self._tending = asyncio.create_task(self._tend(), name="unload what has expired")
 
     async def stop(self, *, drain_s: float = 0.0) -> None:
         """Let what runs finish for up to `drain_s`, then end every worker. Their memory is back on return."""
-        try:
+        for task in (self._opening, self._tending):
+            if task is not None:
+                await cancel_and_wait(task)
+        with suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 while any(replica.num_in_flight for replica in self._replicas.values()):
                     await asyncio.sleep(DRAIN_POLL_S)
-        except TimeoutError:
-            pass
-        await asyncio.gather(*map(cancel_and_wait, self._tasks))
+        await asyncio.gather(*(replica.stop() for replica in self._replicas.values()))
 
     async def ready(self, key: str, *, wait_s: float) -> Connection:
-        """Return the model's worker once it serves. Raises `ModelUnavailable`."""
+        """Return the model's worker once it serves, loading it if need be. Raises `ModelUnavailable`."""
         return await self._replicas[key].ready(wait_s)
+
+    def want(self, key: str) -> None:
+        """Have the model loaded; one that failed is tried again."""
+        self._replicas[key].forgive()
+        self._replicas[key].want()
+
+    async def load(self, key: str, *, wait_s: float) -> None:
+        """As `want`, and wait for it. Raises `ModelUnavailable`."""
+        self.want(key)
+        await self._replicas[key].ready(wait_s)
+
+    async def unload(self, key: str, *, drain_s: float) -> None:
+        """End the model's worker once its answers are finished, or after so long. Its memory is back on return."""
+        await self._replicas[key].unload(drain_s=drain_s)
+
+    def pin(self, key: str) -> None:
+        """Never unload the model for another, or for being idle."""
+        self._replicas[key].priority = "pinned"
+
+    def unpin(self, key: str) -> None:
+        """Let the model go when its turn comes."""
+        configured = self._replicas[key].spec.priority
+        self._replicas[key].priority = "normal" if configured == "pinned" else configured
 
     async def wait_ready(self, key: str, *, wait_s: float = 3600.0) -> None:
         await self._replicas[key].ready(wait_s)
 
+    async def settled(self, key: str) -> str | None:
+        """Wait until a model is ready or will not be, asking nothing; return why it is not."""
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+        await self._replicas[key].settled()
+        return self._replicas[key].error
+
     def replica(self, key: str) -> Replica:
         return self._replicas[key]
+
+    @property
+    def limits(self) -> Bytes:
+        return self._ledger.limits
+
+    @property
+    def reserved(self) -> Bytes:
+        return self._ledger.total
+
+    async def make_room(self, key: str, needs: Needs) -> None:
+        """Reserve what a model needs, in the order of asking. Raises `DoesNotFit`."""
+        needed = {HOST: needs.total_bytes}
+        async with self._placing:
+            deadline = time.monotonic() + PATIENCE_S
+            while missing := self._ledger.missing(key, needed, self._used_by_others()):
+                if not (self._replicas[key].is_asked and await self._make_way(key, missing, deadline)):
+                    raise DoesNotFit(self._refusal(key, needs, missing))
+            self._ledger.reserve(key, needed, self._used_by_others())
+
+    def release(self, key: str) -> None:
+        self._ledger.release(key)
+
+    async def _open(self) -> None:
+        """In the order of priority, each once the one before has its room; what they load is loaded at once."""
+        for replica in sorted(self._replicas.values(), key=lambda replica: -RANK[replica.priority]):
+            if replica.spec.preload:
+                replica.want(is_asked=False)
+                await replica.placed()
+
+    async def _make_way(self, key: str, missing: Bytes, deadline: float) -> bool:
+        """Unload whom it takes, or wait until that is possible; return whether there is hope."""
+        chosen = victims(missing, self._residents(), time.monotonic(), self._order)
+        if time.monotonic() >= deadline or not (chosen or self._may_come_free(key, missing)):
+            return False
+        if chosen is None:
+            await asyncio.sleep(DRAIN_POLL_S)
+            return True
+        patience_s = deadline - time.monotonic()
+        leaving = (self._replicas[one].unload(drain_s=patience_s, is_kind=True) for one in chosen)
+        self.evictions["room"] += sum(await asyncio.gather(*leaving))
+        return True
+
+    def _may_come_free(self, key: str, missing: Bytes) -> bool:
+        """Whether enough is held by models that are not pinned, though none of them can go now."""
+        others = [one for one, replica in self._replicas.items() if one != key and replica.priority != "pinned"]
+        return all(
+            sum(self._ledger.held(one).get(device, 0) for one in others) >= size
+            for device, size in missing.items()
+        )
+
+    async def _tend(self) -> None:
+        """Unload what nobody has asked for as long as it was to be kept."""
+        while True:
+            await asyncio.sleep(TEND_S)
+            for key in expired(self._residents(), time.monotonic()):
+                self.evictions["expired"] += 1
+                task = asyncio.create_task(self._replicas[key].unload(drain_s=0, is_kind=True))
+                self._unloading.add(task)
+                task.add_done_callback(self._unloading.discard)
+
+    def _residents(self) -> list[Resident]:
+        seen = (replica.as_resident(self._ledger.held(key)) for key, replica in self._replicas.items())
+        return [one for one in seen if one is not None]
+
+    def _used_by_others(self) -> Bytes:
+        workers = (replica.pid for replica in self._replicas.values())
+        return self._others([os.getpid(), *(pid for pid in workers if pid is not None)])
+
+    def _refusal(self, key: str, needs: Needs, missing: Bytes) -> str:
+        free = needs.total_bytes - missing[HOST]
+        holders: Mapping[str, int] = {
+            one: held for one in self._replicas if (held := self._ledger.held(one).get(HOST, 0)) and one != key
+        }
+        return refusal(key, needs, free, self._ledger.limits[HOST], holders)

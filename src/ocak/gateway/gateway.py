@@ -63,6 +63,20 @@ class ModelProvider(Provider, Protocol):
     def is_ready(self) -> bool: ...
 
 
+class Residence(Protocol):
+    """A model's place in this machine's memory."""
+
+    async def load(self, wait_s: float) -> None: ...
+
+    async def unload(self, drain_s: float) -> None: ...
+
+    def want(self) -> None: ...
+
+    def pin(self) -> None: ...
+
+    def unpin(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model under its key, and the other names it answers to."""
@@ -73,6 +87,7 @@ class ServedModel:
     names: tuple[str, ...] = ()
     created: int = 0  # Unix seconds
     adapters: tuple[str, ...] = ()  # LoRA adapters that requests may name
+    residence: Residence | None = None  # None: it lives elsewhere
 
 
 class Completion(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -22,6 +23,25 @@ def memory_bytes() -> int:
     except OSError:
         return total
     return min(total, int(limit)) if limit.isdecimal() else total
+
+
+def bytes_used_by_others(own: Iterable[int]) -> int:
+    """Bytes in use that cannot be had back: the system's and other programs', not those of the own processes."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return max(0, int(memory.total - memory.available) - sum(map(_private_bytes, own)))
+
+
+def _private_bytes(pid: int) -> int:
+    """Resident bytes of a process that are no file's."""
+    import psutil
+
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.NoSuchProcess:
+        return 0
+    return int(memory.rss - getattr(memory, "shared", 0))
 
 
 def free_bytes() -> int:

@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+GRAIN = 256  # llama.cpp rounds a context up to whole ones of these
+
 
 class Verdict(StrEnum):
     """By how many further sequences fit: none, one, two or more."""
@@ -56,3 +58,14 @@ def verdict(needs: Needs, budget: int) -> Verdict:
         return Verdict.DOES_NOT_FIT
     further = spare // max(1, needs.sequence_bytes)
     return (Verdict.RISKY, Verdict.SAFE, Verdict.VERY_SAFE)[min(further, 2)]
+
+
+def largest_that_fit(needs: Needs, budget: int) -> tuple[int, int]:
+    """Return the longest context with as many sequences, and the most sequences with as long a context.
+
+    Only the cache is counted as shrinking, though buffers shrink too; 0 where no size is small enough.
+    """
+    cache = budget - (needs.total_bytes - needs.kv_bytes)
+    share = min(1.0, max(0, cache) / max(1, needs.kv_bytes))
+    context = int(needs.context * share)
+    return context - context % GRAIN, int(needs.parallel * share)

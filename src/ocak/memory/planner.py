@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ocak.memory.needs import Needs, Verdict, verdict
+from ocak.memory.needs import GRAIN, Needs, Verdict, verdict
 
-GRAIN = 256  # llama.cpp rounds a context up to whole ones of these
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ
 Measure = Callable[[int, int], Needs]  # of a context and a number of sequences
 

@@ -72,6 +72,22 @@ class LocalProvider:
         worker = await self._fleet.ready(self._key, wait_s=WAIT_READY_S)
         return await worker.restore_state(path, tenant, cache_salt)
 
+    async def load(self, wait_s: float) -> None:
+        await self._fleet.load(self._key, wait_s=wait_s)
+
+    async def unload(self, drain_s: float) -> None:
+        await self._fleet.unload(self._key, drain_s=drain_s)
+
+    def want(self) -> None:
+        """Have it loaded, and do not wait."""
+        self._fleet.want(self._key)
+
+    def pin(self) -> None:
+        self._fleet.pin(self._key)
+
+    def unpin(self) -> None:
+        self._fleet.unpin(self._key)
+
     def status(self) -> ModelStatus:
         return msgspec.structs.replace(
             self._fleet.replica(self._key).status(),

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,10 +102,14 @@ class DryRuns:
         key = (options.path, options.gpu_layers, options.tensor_overrides)
         if key not in self._models:
             header = read_model(Path(options.path)).header
-            while self._models:
-                self._models.popitem()[1].close()
+            self.close()
             self._models[key] = DryModel(options, header)
         return self._models[key]
+
+    def close(self) -> None:
+        """Free the model that is kept, if any."""
+        while self._models:
+            self._models.popitem()[1].close()
 
     @staticmethod
     def _uses_gpu(options: LoadOptions) -> bool:
@@ -116,21 +122,41 @@ class DryRuns:
         return sizes.kv_cells
 
 
-def main() -> None:
-    """Answer until the input ends."""
+@contextmanager
+def dry_runs() -> Iterator[DryRuns]:
+    """Listen to llama.cpp for as long as the block runs; nothing of it is left behind."""
     log = Log()
+    level, propagates = library.logger.level, library.logger.propagate
     library.logger.setLevel(logging.DEBUG)
     library.logger.addHandler(log)
     library.logger.propagate = False
     library.initialise()
     runs = DryRuns(log)
-    for line in sys.stdin.buffer:
-        try:
-            measured = Measured(needs=runs.measure(msgspec.json.decode(line, type=LoadOptions)))
-        except OcakError as error:
-            measured = Measured(error=error.message, param=error.param)
-        sys.stdout.buffer.write(msgspec.json.encode(measured) + b"\n")
-        sys.stdout.buffer.flush()
+    try:
+        yield runs
+    finally:
+        runs.close()
+        library.logger.removeHandler(log)
+        library.logger.setLevel(level)
+        library.logger.propagate = propagates
+
+
+def measure(options: LoadOptions) -> Needs:
+    """Return what loading so would take, as a process that will load it. Raises `OcakError`."""
+    with dry_runs() as runs:
+        return runs.measure(options)
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    with dry_runs() as runs:
+        for line in sys.stdin.buffer:
+            try:
+                measured = Measured(needs=runs.measure(msgspec.json.decode(line, type=LoadOptions)))
+            except OcakError as error:
+                measured = Measured(error=error.message, param=error.param)
+            sys.stdout.buffer.write(msgspec.json.encode(measured) + b"\n")
+            sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

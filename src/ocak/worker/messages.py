@@ -1,10 +1,10 @@
 """What the front and a worker say to each other, as length-prefixed MessagePack.
 
-The front speaks first: one `Load`; then `Submit`, `Embed`, `Cancel` and calls (`Tokenize`, `Detokenize`,
-`SaveState`, `RestoreState`) in any order. The worker answers `Loading` (progress) and `Loaded` or `Rejected`; then
-`Events` (all that one engine step produced, for every request, in one frame), `Reply` to each call, `Refused` for
-what cannot be served, and a `Heartbeat` twice a second. The end of the socket ends the worker; the end of the
-worker ends the socket.
+The front speaks first: a `Plan`, if it wants to know what the model takes, and one `Load`; then `Submit`,
+`Embed`, `Cancel` and calls (`Tokenize`, `Detokenize`, `SaveState`, `RestoreState`) in any order. The worker
+answers `Planned`, `Loading` (progress) and `Loaded` or `Rejected`; then `Events` (all that one engine step
+produced, for every request, in one frame), `Reply` to each call, `Refused` for what cannot be served, and a
+`Heartbeat` twice a second. The end of the socket ends the worker; the end of the worker ends the socket.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ocak.core.placement import TensorOverride
 from ocak.core.request import ContextPolicy, GenerateRequest, Prompt
 from ocak.core.rope import RopeOptions
 from ocak.core.status import EngineStats, ModelInfo
+from ocak.memory.needs import Needs
 from ocak.worker.formats.styles import ReasoningFormat, ToolFormat
 
 
@@ -63,6 +64,12 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # front to worker
+
+
+class Plan(msgspec.Struct, frozen=True, tag=True):
+    """Measure what loading so would take; nothing is loaded."""
+
+    options: LoadOptions
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -116,6 +123,10 @@ class RestoreState(msgspec.Struct, frozen=True, tag=True):
 # worker to front
 
 
+class Planned(msgspec.Struct, frozen=True, tag=True):
+    needs: Needs
+
+
 class Loading(msgspec.Struct, frozen=True, tag=True):
     progress: float  # 0 to 1
 
@@ -166,8 +177,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     rss_bytes: int
 
 
-ToWorker = Load | Submit | Embed | Cancel | Tokenize | Detokenize | SaveState | RestoreState
-FromWorker = Loading | Loaded | Rejected | Events | Reply | Refused | Heartbeat
+ToWorker = Plan | Load | Submit | Embed | Cancel | Tokenize | Detokenize | SaveState | RestoreState
+FromWorker = Planned | Loading | Loaded | Rejected | Events | Reply | Refused | Heartbeat
 
 
 class Front(Protocol):

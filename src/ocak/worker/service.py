@@ -28,6 +28,7 @@ from ocak.core.request import ChatPrompt, GenerateRequest, TokenPrompt
 from ocak.llama.grammar import LlamaGrammar
 from ocak.worker.answering import Answering
 from ocak.worker.channel import ChannelClosed
+from ocak.worker.dry_run import measure
 from ocak.worker.embedding import NOT_AN_EMBEDDER
 from ocak.worker.engine_loop import Answer, EngineLoop
 from ocak.worker.engine_thread import EngineThread
@@ -43,6 +44,8 @@ from ocak.worker.messages import (
     Loaded,
     Loading,
     LoadOptions,
+    Plan,
+    Planned,
     Refused,
     Rejected,
     Reply,
@@ -85,6 +88,7 @@ class Worker:
         self._step_watch = Stopwatch()
         self._preparing: dict[int, asyncio.Task[None]] = {}
         self._progress = 0.0
+        self._tasks: asyncio.TaskGroup
         self._loaded: LoadedModel  # from the end of the load
         self._engine_loop: EngineLoop
         self._grammars: Grammars | None = None
@@ -94,12 +98,9 @@ class Worker:
     async def run(self) -> None:
         """Serve until the front closes the socket, which is noticed while loading too."""
         try:
-            first = await self._channel.receive()
-            assert isinstance(first, Load), "the front speaks first: Load"
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._beat())
-                tasks.create_task(self._load(first.options))
-                tasks.create_task(self._listen())
+            async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._beat())
+                self._tasks.create_task(self._listen())
         except* ChannelClosed:
             logger.info("the front has gone")
 
@@ -121,17 +122,30 @@ class Worker:
         while True:
             self._handle(await self._channel.receive())
 
+    async def _plan(self, options: LoadOptions) -> None:
+        with self._rejecting("the model could not be measured"):
+            needs = await self._loop.run_in_executor(self._engine_thread, measure, options)
+            self._channel.send(Planned(needs))
+
     async def _load(self, options: LoadOptions) -> None:
-        try:
+        with self._rejecting("the model could not be loaded"):
             await self._loop.run_in_executor(self._engine_thread, self._load_here, options)
+            self._serve(options)
+
+    @contextmanager
+    def _rejecting(self, summary: str) -> Iterator[None]:
+        """Whatever goes wrong is told to the front, which must hear why, not only that the worker ended."""
+        try:
+            yield
         except OcakError as error:
             self._channel.send(Rejected(to_wire(error)))
-            return
         except Exception as error:
-            # The boundary of the load: the fleet must hear why, not only that the worker ended.
-            logger.exception("the model could not be loaded")
+            # The boundary of the load.
+            logger.exception(summary)
             self._channel.send(Rejected(to_wire(LoadFailed(f"{type(error).__name__}: {error}"))))
-            return
+
+    def _serve(self, options: LoadOptions) -> None:
+        """Begin to answer with the model that has been loaded."""
         piece = self._loaded.model.vocabulary.piece
         self._answering = Answering(self._loaded)
         self._grammars = None if self._loaded.grammars is None else Grammars(self._loaded.grammars)
@@ -175,8 +189,11 @@ class Worker:
                 self._prepare(message.handle, self._reply(message))
             case SaveState() | RestoreState():
                 self._prepare(message.handle, self._reply_state(message))
-            case Load():
-                raise AssertionError("this worker has a model already")
+            case Plan(options):
+                self._tasks.create_task(self._plan(options))
+            case Load(options):
+                assert not self._is_serving, "this worker has a model already"
+                self._tasks.create_task(self._load(options))
 
     def _prepare(self, handle: int, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

@@ -1,0 +1,34 @@
+"""What the fleet is told of a model, and what a model's owner asks of the fleet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ocak.core.status import Priority
+from ocak.memory.needs import Needs
+from ocak.worker.messages import LoadOptions
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model to serve under `key`; `estimated_bytes` is what it was expected to take before loading."""
+
+    key: str
+    options: LoadOptions
+    estimated_bytes: int = 0
+    priority: Priority = "normal"
+    keep_alive_s: float | None = None  # idle for longer, it is unloaded; None: never
+    preload: bool = True  # loaded from the start, if there is room
+
+
+class Landlord(Protocol):
+    """Who gives room to models."""
+
+    async def make_room(self, key: str, needs: Needs) -> None:
+        """Reserve what a model needs; for one that is asked for, others may have to go. Raises `DoesNotFit`."""
+        ...
+
+    def release(self, key: str) -> None:
+        """Take the room back: the process has gone."""
+        ...
