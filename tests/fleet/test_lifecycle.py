@@ -32,9 +32,9 @@ PATIENCE_S = 30.0
 class Town:
     """Several models in one fleet, and the gateway in front of them."""
 
-    def __init__(self, specs: Iterable[ModelSpec], limit: int) -> None:
+    def __init__(self, specs: Iterable[ModelSpec], limit: int, standby: int = 0) -> None:
         specs = list(specs)
-        self.fleet = Fleet(specs, {HOST: limit}, others=lambda _own: {HOST: 0})
+        self.fleet = Fleet(specs, {HOST: limit}, others=lambda _own: {HOST: 0}, standby=standby)
         self.providers = {spec.key: LocalProvider(self.fleet, spec.key) for spec in specs}
         queue = QueueLimits(parallel=2, max_queued=1000)
         self.gateway = Gateway(ServedModel(key, one, Admission(queue)) for key, one in self.providers.items())
@@ -68,11 +68,14 @@ def options(model: Path) -> LoadOptions:
 
 
 @asynccontextmanager
-async def town(model: Path, needed: Needs, room: float, **specs: dict[str, object]) -> AsyncIterator[Town]:
+async def town(
+    model: Path, needed: Needs, room: float, standby: int = 0, **specs: dict[str, object]
+) -> AsyncIterator[Town]:
     """Models by these names, and memory for so many of them."""
     built = Town(
         (ModelSpec(key, options(model), **spec) for key, spec in specs.items()),  # type: ignore[arg-type]
         int(room * needed.total_bytes),
+        standby,
     )
     await built.fleet.start()
     try:
@@ -199,3 +202,17 @@ async def test_a_lost_worker_takes_its_reservation_along_and_gets_another(tiny_m
         assert (await t.ask("a")).usage.completion_tokens == 3
         assert t.status("a").restarts == 1
         assert sum(t.fleet.reserved.values()) == pytest.approx(sum(held.values()), rel=0.1)
+
+
+async def test_a_worker_stands_by_while_a_model_is_unloaded_and_takes_it(tiny_model: Path, needed: Needs) -> None:
+    async with town(tiny_model, needed, 1.5, standby=2, a=LATER) as t:
+        await t.until(lambda: len(t.fleet.standby_pids) == 1)
+        [pid] = t.fleet.standby_pids
+        await t.ask("a")
+        assert t.status("a").worker_pid == pid and not t.fleet.standby_pids
+        await t.fleet.unload("a", drain_s=0)
+        await t.until(lambda: len(t.fleet.standby_pids) == 1)
+        [lost] = t.fleet.standby_pids
+        os.kill(lost, signal.SIGKILL)
+        assert (await t.ask("a")).usage.completion_tokens == 3, "one that has died is passed over"
+    assert not psutil.pid_exists(lost)

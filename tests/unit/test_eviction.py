@@ -3,7 +3,7 @@
 import random
 from itertools import combinations
 
-from ocak.core.status import Priority
+from ocak.core.residence import Priority
 from ocak.fleet.eviction import RANK, STAY_S, Order, Resident, expired, victims
 
 NOW = 1000.0

@@ -31,7 +31,7 @@ from ocak.api.openai_wire import ChatBody, CommonBody, CompletionBody
 from ocak.api.presence import present
 from ocak.api.unsupported import check_others, ignored_header
 from ocak.core.errors import WorkerLost
-from ocak.core.events import Delta, Finished, PromptScored, PromptToken, Started, Usage
+from ocak.core.events import Delta, Finished, PromptScored, PromptToken, Started, Usage, Waiting
 from ocak.core.request import DEFAULT_TENANT, GenerateRequest
 from ocak.gateway.gateway import Completion, Gateway
 
@@ -172,6 +172,9 @@ class Begun:
 def _chunks(answer: Format, ready: Ready, begun: Begun, usages: dict[int, Usage]) -> bytes:
     pieces: list[bytes] = []
     for index, event in ready:
+        if type(event) is Waiting:
+            pieces.append(b": %s %d%%\n\n" % (event.state.encode(), 100 * event.progress))
+            continue
         if type(event) is Started:
             begun.prompts.pop(index, None)  # a prompt that another worker computes anew
             continue

@@ -14,7 +14,8 @@ import msgspec
 
 from ocak.api.exchange import Exchange
 from ocak.core.errors import ModelNotFound
-from ocak.core.status import ModelState, ModelStatus
+from ocak.core.residence import ModelState
+from ocak.core.status import ModelStatus
 from ocak.gateway.gateway import Gateway, ServedModel
 
 NO_STORE = ((b"cache-control", b"no-store"),)

@@ -72,7 +72,7 @@ def build_fleet(plans: Sequence[Plan], server: ServerSettings) -> Fleet:
     limits = host_limit(server.memory_fraction)
     if server.memory_limit:
         limits = {HOST: min(memory_bytes(), parse_size("memory_limit", server.memory_limit))}
-    return Fleet((plan.spec for plan in plans), limits, server.eviction)
+    return Fleet((plan.spec for plan in plans), limits, server.eviction, standby=server.standby)
 
 
 def build_gateway(plans: Sequence[Plan], fleet: Fleet) -> Gateway:

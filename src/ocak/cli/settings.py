@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from ocak.cli.adaptation_settings import AdaptationSettings
 from ocak.core.limits import INT32_MAX, MOST_GUESSES
 from ocak.core.request import ContextPolicy
-from ocak.core.status import Priority
+from ocak.core.residence import Priority
 
 Count = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -78,6 +78,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         Literal["lru", "cost"],
         Meta(description="who goes for another model: the least recently used, or the cheapest to bring back"),
     ] = "lru"
+    standby: Annotated[
+        int, Meta(ge=0, le=16, description="most workers that are started ahead, for models that are not loaded")
+    ] = 1
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="how much is logged to stderr")
     ] = "info"

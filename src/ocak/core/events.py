@@ -1,6 +1,6 @@
 """What a generation yields: `Started`, any number of `Delta`, then one `Finished`; a failure is raised instead.
 
-`PromptScored` comes between, for those who asked for it.
+`PromptScored` comes between, for those who asked for it; `Waiting` before it all, while the model is loaded.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+
+from ocak.core.residence import ModelState
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -17,6 +19,13 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int = 0
     cached_tokens: int = 0
     dropped_tokens: int = 0  # to fit the context: of the prompt, then of a long answer itself
+
+
+class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
+    """The model is not ready: what becomes of it, and how much of its load is done, 0 to 1."""
+
+    state: ModelState
+    progress: float
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -94,4 +103,4 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     usage: Usage
 
 
-Event = Started | PromptScored | Delta | Finished
+Event = Waiting | Started | PromptScored | Delta | Finished

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from ocak.core.embedding import ModelKind, Pooling
 from ocak.core.request import ContextPolicy
-
-ModelState = Literal[
-    "unloaded", "planning", "loading", "ready", "draining", "unresponsive", "restarting", "failed"
-]
-Priority = Literal["pinned", "high", "normal", "low"]  # never sent away for others; last; as any; first
+from ocak.core.residence import ModelState, Priority
 
 
 class MemoryStatus(msgspec.Struct, frozen=True, kw_only=True):

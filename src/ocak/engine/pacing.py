@@ -17,7 +17,8 @@ DEEP_FLOOR = 8  # where attention is most of a row's cost fewer lose nothing: 16
 SMOOTHING = 0.3
 ALONE = 5  # targets that a step may last while nobody waits for a token, or for anything
 SURPRISE = 1.5  # one step that took longer than so many times the expected counts for no more
-SLACK = 0.25  # of the target, by which the shortest tall chunk may miss it
+AIM = 1.1  # targets that chunks are sized for: then 99 of 100 gaps are within 1.2
+SLACK = 0.15  # of the target, by which the shortest tall chunk may take longer
 GAIN = 1.25  # what a row of a short chunk takes at least then, in rows of a tall one
 FORGIVEN = 0.08  # by which share chunks may be misjudged on average, and none of them is far beyond the gap
 BASE_SHARE = 0.1  # of what is misjudged at `DEPTH`, for which a row's own time is blamed
@@ -80,7 +81,7 @@ class Pacer:
 
         As many as leave time for so many steps that decode before the next chunk.
         """
-        affordable = self._rows_in(self._target_s - num_decodes * self._decode_s, depth)
+        affordable = self._rows_in(AIM * self._target_s - num_decodes * self._decode_s, depth)
         floor = DEEP_FLOOR if self._cost.is_deep(depth) else FLOOR
         return max(floor, min(self._ceiling, affordable))
 

@@ -89,6 +89,7 @@ class Connection:
         self.pid = process.pid
         self.stats = EngineStats()
         self.used_at = time.monotonic()  # when its last request came or ended
+        self._loss: WorkerLost | None = None  # what everyone is told from its end on
         self.verdict: str | None = None  # why the front ended it, if the front did
 
     @property
@@ -232,8 +233,9 @@ class Connection:
         """End the worker; everyone still waiting gets `WorkerLost`. Return how the process ended."""
         how = await self._process.end()
         reason = f"{self.verdict or how}; the request was not finished"
+        self._loss = WorkerLost(reason, retry_after_s=1.0)
         for inbox in self._inboxes.values():
-            inbox.put_nowait(WorkerLost(reason, retry_after_s=1.0))
+            inbox.put_nowait(self._loss)
         self._inboxes.clear()
         return how
 
@@ -241,6 +243,8 @@ class Connection:
         self._process.kill()
 
     def _open(self) -> tuple[int, asyncio.Queue[Arrival]]:
+        if self._loss is not None:
+            raise self._loss
         handle = next(self._handles)
         inbox = self._inboxes[handle] = asyncio.Queue()
         self.used_at = time.monotonic()

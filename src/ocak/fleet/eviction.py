@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ocak.core.status import Priority
+from ocak.core.residence import Priority
 from ocak.memory.ledger import Bytes
 
 Order = Literal["lru", "cost"]

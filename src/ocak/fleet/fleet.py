@@ -17,9 +17,11 @@ from contextlib import suppress
 from ocak.core.errors import DoesNotFit
 from ocak.fleet.connection import Connection
 from ocak.fleet.eviction import RANK, Order, Resident, expired, victims
+from ocak.fleet.process import WorkerProcess
 from ocak.fleet.refusal import refusal
 from ocak.fleet.replica import Replica, cancel_and_wait
 from ocak.fleet.spec import ModelSpec
+from ocak.fleet.standby import Standby
 from ocak.memory.devices import bytes_used_by_others, memory_bytes
 from ocak.memory.ledger import HOST, Bytes, Ledger
 from ocak.memory.needs import Needs
@@ -47,11 +49,13 @@ class Fleet:
         limits: Bytes | None = None,
         order: Order = "lru",
         others: Others = _others,
+        standby: int = 0,
     ) -> None:
         self._replicas = {spec.key: Replica(spec, self) for spec in models}
         self._ledger = Ledger(host_limit() if limits is None else limits)
         self._order: Order = order
         self._others = others
+        self._standby = Standby(standby)
         self._placing = asyncio.Lock()
         self._opening: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
@@ -72,7 +76,7 @@ class Fleet:
             async with asyncio.timeout(drain_s):
                 while any(replica.num_in_flight for replica in self._replicas.values()):
                     await asyncio.sleep(DRAIN_POLL_S)
-        await asyncio.gather(*(replica.stop() for replica in self._replicas.values()))
+        await asyncio.gather(self._standby.stop(), *(replica.stop() for replica in self._replicas.values()))
 
     async def ready(self, key: str, *, wait_s: float) -> Connection:
         """Return the model's worker once it serves, loading it if need be. Raises `ModelUnavailable`."""
@@ -115,6 +119,10 @@ class Fleet:
         return self._replicas[key]
 
     @property
+    def standby_pids(self) -> list[int]:
+        return self._standby.pids
+
+    @property
     def limits(self) -> Bytes:
         return self._ledger.limits
 
@@ -131,6 +139,9 @@ class Fleet:
                 if not (self._replicas[key].is_asked and await self._make_way(key, missing, deadline)):
                     raise DoesNotFit(self._refusal(key, needs, missing))
             self._ledger.reserve(key, needed, self._used_by_others())
+
+    async def worker(self) -> WorkerProcess:
+        return await self._standby.take()
 
     def release(self, key: str) -> None:
         self._ledger.release(key)
@@ -164,9 +175,12 @@ class Fleet:
         )
 
     async def _tend(self) -> None:
-        """Unload what nobody has asked for as long as it was to be kept."""
+        """Unload what nobody has asked for as long as it was to be kept, and have workers stand by."""
         while True:
             await asyncio.sleep(TEND_S)
+            states = Counter(replica.state for replica in self._replicas.values())
+            if not states["planning"] + states["loading"]:  # they need the cores
+                self._standby.refill(states["unloaded"])
             for key in expired(self._residents(), time.monotonic()):
                 self.evictions["expired"] += 1
                 task = asyncio.create_task(self._replicas[key].unload(drain_s=0, is_kind=True))
@@ -179,7 +193,7 @@ class Fleet:
 
     def _used_by_others(self) -> Bytes:
         workers = (replica.pid for replica in self._replicas.values())
-        return self._others([os.getpid(), *(pid for pid in workers if pid is not None)])
+        return self._others([os.getpid(), *self._standby.pids, *(pid for pid in workers if pid is not None)])
 
     def _refusal(self, key: str, needs: Needs, missing: Bytes) -> str:
         free = needs.total_bytes - missing[HOST]

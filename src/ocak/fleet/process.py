@@ -52,6 +52,10 @@ class WorkerProcess:
                 raise
         return cls(process, await Channel.open(ours, FROM_WORKER))
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.returncode is not None
+
     def kill(self) -> None:
         """End the process now; a stopped one too."""
         with suppress(ProcessLookupError):

@@ -15,11 +15,11 @@ import time
 from contextlib import suppress
 
 from ocak.core.errors import DoesNotFit, LoadFailed, ModelUnavailable
-from ocak.core.status import EngineStats, LoadStatus, MemoryStatus, ModelInfo, ModelStatus, Priority
+from ocak.core.residence import ModelState, Priority
+from ocak.core.status import EngineStats, LoadStatus, MemoryStatus, ModelInfo, ModelStatus
 from ocak.fleet.connection import Connection
 from ocak.fleet.eviction import Resident
 from ocak.fleet.policy import early_ends, restart_delay_s
-from ocak.fleet.process import WorkerProcess
 from ocak.fleet.spec import Landlord, ModelSpec
 from ocak.fleet.stage import Stage
 from ocak.memory.ledger import Bytes
@@ -120,6 +120,10 @@ class Replica:
     def is_asked(self) -> bool:
         """Whether somebody waits for it, or it has served before."""
         return self._is_asked or self._loads > 0
+
+    @property
+    def state(self) -> ModelState:
+        return self._stage.state
 
     @property
     def error(self) -> str | None:
@@ -228,7 +232,7 @@ class Replica:
         """Run one worker from its start to its end; return why it ended. Raises `LoadFailed`."""
         self._progress = 0.0
         await self._stage.enter("planning")
-        connection = Connection(await WorkerProcess.spawn())
+        connection = Connection(await self._landlord.worker())
         self._connection = connection
         serving = asyncio.create_task(connection.serve())
         watch = asyncio.create_task(self._watch(connection))

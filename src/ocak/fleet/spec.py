@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ocak.core.status import Priority
+from ocak.core.residence import Priority
+from ocak.fleet.process import WorkerProcess
 from ocak.memory.needs import Needs
 from ocak.worker.messages import LoadOptions
 
@@ -23,7 +24,11 @@ class ModelSpec:
 
 
 class Landlord(Protocol):
-    """Who gives room to models."""
+    """Who gives room and workers to models."""
+
+    async def worker(self) -> WorkerProcess:
+        """Return a worker without a model. Raises `OSError`."""
+        ...
 
     async def make_room(self, key: str, needs: Needs) -> None:
         """Reserve what a model needs; for one that is asked for, others may have to go. Raises `DoesNotFit`."""

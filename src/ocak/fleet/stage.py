@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from ocak.core.status import ModelState
+from ocak.core.residence import ModelState
 
 logger = logging.getLogger("ocak.fleet")
 

@@ -31,7 +31,8 @@ from ocak.core.events import (
     Usage,
 )
 from ocak.core.request import ChatPrompt, GenerateRequest, InfillPrompt, Prompt, TextPrompt, TokenPrompt
-from ocak.core.status import EngineStats, LoadStatus, ModelState, ModelStatus
+from ocak.core.residence import ModelState
+from ocak.core.status import EngineStats, LoadStatus, ModelStatus
 
 WORD = re.compile(r"\s*\S+|\s+$")
 WIDTH = 8  # of its vectors

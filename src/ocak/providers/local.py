@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -9,11 +10,12 @@ from contextlib import aclosing, contextmanager
 import msgspec
 
 from ocak.core.embedding import Embedded, EmbedEvent, EmbedRequest
-from ocak.core.events import Event, Finished
+from ocak.core.events import Event, Finished, Waiting
 from ocak.core.request import GenerateRequest, Prompt
 from ocak.core.status import ModelStatus
 from ocak.fleet.fleet import Fleet
 
+TELL_S = 1.0  # between two words on a load that somebody waits for
 WAIT_READY_S = 60.0  # a request waits this long for a model that loads or restarts
 
 
@@ -30,6 +32,10 @@ class LocalProvider:
 
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         with self._counted():
+            if not self.is_ready():
+                async with aclosing(self._waiting()) as progress:
+                    async for told in progress:
+                        yield told
             worker = await self._fleet.ready(self._key, wait_s=WAIT_READY_S)
             async with aclosing(worker.generate(request)) as events:
                 async for event in events:
@@ -45,6 +51,17 @@ class LocalProvider:
                     if isinstance(event, Embedded):
                         self._tokens += event.usage.prompt_tokens
                     yield event
+
+    async def _waiting(self) -> AsyncGenerator[Waiting, None]:
+        """Have the model loaded, and tell from time to time how far it is. Raises `ModelUnavailable`."""
+        ready = asyncio.ensure_future(self._fleet.ready(self._key, wait_s=WAIT_READY_S))
+        try:
+            while not (await asyncio.wait((ready,), timeout=TELL_S))[0]:
+                status = self._fleet.replica(self._key).status()
+                yield Waiting(status.state, status.load.progress)
+            await ready
+        finally:
+            ready.cancel()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ from ocak.core.errors import (
     to_wire,
 )
 from ocak.core.request import ChatPrompt, GenerateRequest, TokenPrompt
+from ocak.llama import library
 from ocak.llama.grammar import LlamaGrammar
 from ocak.worker.answering import Answering
 from ocak.worker.channel import ChannelClosed
@@ -98,8 +99,11 @@ class Worker:
     async def run(self) -> None:
         """Serve until the front closes the socket, which is noticed while loading too."""
         try:
+            self._engine_thread.submit(library.initialise)  # a worker may stand by for long before it has a model
+            first = await self._channel.receive()
             async with asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._beat())
+                self._handle(first)
                 self._tasks.create_task(self._listen())
         except* ChannelClosed:
             logger.info("the front has gone")
