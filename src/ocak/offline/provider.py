@@ -56,11 +56,10 @@ class InProcessProvider:
 
     async def open(self, options: LoadOptions) -> None:
         """Load the model. Raises `LoadFailed`."""
-        self._tasks.append(asyncio.create_task(self._worker.run()))
+        self._tasks += (asyncio.create_task(self._worker.run()), asyncio.create_task(self._serve()))
         self.info = await self._connection.load(options, lambda _progress: None)
         self._connection.stats = EngineStats(slots=self.info.parallel, kv_cells=self.info.kv_cells)
         self._unavailable = None
-        self._tasks.append(asyncio.create_task(self._serve()))
 
     async def close(self) -> None:
         """End every answer and free the model."""
