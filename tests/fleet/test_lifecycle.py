@@ -34,7 +34,7 @@ class Town:
 
     def __init__(self, specs: Iterable[ModelSpec], limit: int, standby: int = 0) -> None:
         specs = list(specs)
-        self.fleet = Fleet(specs, {HOST: limit}, others=lambda _own: {HOST: 0}, standby=standby)
+        self.fleet = Fleet(specs, {HOST: limit}, left=lambda _own: {HOST: limit}, standby=standby)
         self.providers = {spec.key: LocalProvider(self.fleet, spec.key) for spec in specs}
         queue = QueueLimits(parallel=2, max_queued=1000)
         self.gateway = Gateway(ServedModel(key, one, Admission(queue)) for key, one in self.providers.items())
@@ -129,7 +129,7 @@ async def test_a_pinned_model_stays_and_who_finds_no_room_is_told(tiny_model: Pa
     async with town(tiny_model, needed, 1.5, a={"priority": "pinned"}, b=LATER) as t:
         await t.ask("a")
         with pytest.raises(
-            ModelUnavailable, match=r"'b' needs .* other models hold a .* would fit|unload one"
+            ModelUnavailable, match=r"'b' is unloaded: it needs .* other models hold a .* would fit|unload one"
         ) as no:
             await t.ask("b")
         assert no.value.retry_after_s and t.status("b").state == "unloaded"

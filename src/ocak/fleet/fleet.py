@@ -1,8 +1,8 @@
 """The models of this machine: one loop owns them all. Others ask for a ready worker by the model's key.
 
 What a model needs is reserved before it is loaded, and others are unloaded for it if they must (`eviction.py`).
-Invariant: reservations fit within the limits, less what other programs use; a model is loaded once, however many
-ask for it.
+Invariant: reservations fit within the limits, and within what other programs leave; a model is loaded once,
+however many ask for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ocak.fleet.refusal import refusal
 from ocak.fleet.replica import Replica, cancel_and_wait
 from ocak.fleet.spec import ModelSpec
 from ocak.fleet.standby import Standby
-from ocak.memory.devices import bytes_used_by_others, memory_bytes
+from ocak.memory.devices import bytes_left_by_others, memory_bytes
 from ocak.memory.ledger import HOST, Bytes, Ledger
 from ocak.memory.needs import Needs
 
@@ -30,7 +30,7 @@ DRAIN_POLL_S = 0.05
 TEND_S = 0.25
 PATIENCE_S = 60.0  # for others to finish, before a load that needs their room is given up
 MEMORY_FRACTION = 0.9  # of the machine's memory that models may take
-Others = Callable[[Iterable[int]], Bytes]  # what everybody but these processes uses, by device
+Left = Callable[[Iterable[int]], Bytes]  # by device, what other programs leave to these processes
 
 
 def host_limit(fraction: float = MEMORY_FRACTION) -> Bytes:
@@ -38,8 +38,8 @@ def host_limit(fraction: float = MEMORY_FRACTION) -> Bytes:
     return {HOST: int(memory_bytes() * fraction)}
 
 
-def _others(own: Iterable[int]) -> Bytes:
-    return {HOST: bytes_used_by_others(own)}
+def _left(own: Iterable[int]) -> Bytes:
+    return {HOST: bytes_left_by_others(own)}
 
 
 class Fleet:
@@ -48,13 +48,13 @@ class Fleet:
         models: Iterable[ModelSpec],
         limits: Bytes | None = None,
         order: Order = "lru",
-        others: Others = _others,
+        left: Left = _left,
         standby: int = 0,
     ) -> None:
         self._replicas = {spec.key: Replica(spec, self) for spec in models}
         self._ledger = Ledger(host_limit() if limits is None else limits)
         self._order: Order = order
-        self._others = others
+        self._left = left
         self._standby = Standby(standby)
         self._placing = asyncio.Lock()
         self._opening: asyncio.Task[None] | None = None
@@ -135,10 +135,10 @@ class Fleet:
         needed = {HOST: needs.total_bytes}
         async with self._placing:
             deadline = time.monotonic() + PATIENCE_S
-            while missing := self._ledger.missing(key, needed, self._used_by_others()):
+            while missing := self._ledger.missing(key, needed, self._left_by_others()):
                 if not (self._replicas[key].is_asked and await self._make_way(key, missing, deadline)):
                     raise DoesNotFit(self._refusal(key, needs, missing))
-            self._ledger.reserve(key, needed, self._used_by_others())
+            self._ledger.reserve(key, needed, self._left_by_others())
 
     async def worker(self) -> WorkerProcess:
         return await self._standby.take()
@@ -191,13 +191,13 @@ class Fleet:
         seen = (replica.as_resident(self._ledger.held(key)) for key, replica in self._replicas.items())
         return [one for one in seen if one is not None]
 
-    def _used_by_others(self) -> Bytes:
+    def _left_by_others(self) -> Bytes:
         workers = (replica.pid for replica in self._replicas.values())
-        return self._others([os.getpid(), *self._standby.pids, *(pid for pid in workers if pid is not None)])
+        return self._left([os.getpid(), *self._standby.pids, *(pid for pid in workers if pid is not None)])
 
     def _refusal(self, key: str, needs: Needs, missing: Bytes) -> str:
         free = needs.total_bytes - missing[HOST]
         holders: Mapping[str, int] = {
             one: held for one in self._replicas if (held := self._ledger.held(one).get(HOST, 0)) and one != key
         }
-        return refusal(key, needs, free, self._ledger.limits[HOST], holders)
+        return refusal(needs, free, self._ledger.limits[HOST], holders)

@@ -9,15 +9,17 @@ from ocak.memory.needs import Needs, largest_that_fit
 MIB = 2**20
 
 
-def refusal(key: str, needs: Needs, free: int, limit: int, holders: Mapping[str, int]) -> str:
+def refusal(needs: Needs, free: int, limit: int, holders: Mapping[str, int]) -> str:
     """Name the shortfall, who holds the rest, and the way out."""
     held = ", ".join(f"{name} {_mib(size)}" for name, size in sorted(holders.items()))
     others = limit - free - sum(holders.values())
     return (
-        f"model {key!r} needs {_mib(needs.total_bytes)} (weights {_mib(needs.weights_bytes)}, KV cache "
+        f"it needs {_mib(needs.total_bytes)} (weights {_mib(needs.weights_bytes)}, KV cache "
         f"{_mib(needs.kv_bytes)}, the rest {_mib(needs.compute_bytes + needs.process_bytes)}), and "
-        f"{_mib(max(0, free))} of {_mib(limit)} can be had: other programs use {_mib(max(0, others))}"
-        f"{f', other models hold {held}' if held else ''}; {_way_out(needs, free, bool(holders))}"
+        f"{_mib(max(0, free))} of {_mib(limit)} can be had"
+        f"{f', other models hold {held}' if held else ''}"
+        f"{f', other programs leave {_mib(limit - others)}' if others > 0 else ''}"
+        f"; {_way_out(needs, free, bool(holders))}"
     )
 
 

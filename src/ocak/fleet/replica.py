@@ -107,7 +107,7 @@ class Replica:
         if life is not None:
             await cancel_and_wait(life)
         self._info, self._is_asked = None, False
-        if self._stage.state != "failed":
+        if self._stage.state not in ("failed", "unloaded"):
             await self._stage.enter("unloaded")
 
     @property

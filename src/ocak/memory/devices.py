@@ -25,12 +25,9 @@ def memory_bytes() -> int:
     return min(total, int(limit)) if limit.isdecimal() else total
 
 
-def bytes_used_by_others(own: Iterable[int]) -> int:
-    """Bytes in use that cannot be had back: the system's and other programs', not those of the own processes."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return max(0, int(memory.total - memory.available) - sum(map(_private_bytes, own)))
+def bytes_left_by_others(own: Iterable[int]) -> int:
+    """Bytes that the own processes have or could have: what is free or a file's, and what they hold."""
+    return free_bytes() + sum(map(_private_bytes, own))
 
 
 def _private_bytes(pid: int) -> int:
