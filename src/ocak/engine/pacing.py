@@ -15,10 +15,10 @@ from ocak.engine.padding import TALL, shortest_filled
 FLOOR = 16  # fewer rows would lose the batched kernels
 DEEP_FLOOR = 8  # where attention is most of a row's cost fewer lose nothing: 16 rows take twice as long as 8
 SMOOTHING = 0.3
+CONVINCED = 0.7  # smoothing where chunks are misjudged in one direction: the machine's speed has changed
 ALONE = 5  # targets that a step may last while nobody waits for a token, or for anything
 SURPRISE = 1.5  # one step that took longer than so many times the expected counts for no more
-AIM = 1.1  # targets that chunks are sized for: then 99 of 100 gaps are within 1.2
-SLACK = 0.15  # of the target, by which the shortest tall chunk may take longer
+SLACK = 0.25  # of the target, by which the shortest tall chunk may miss it
 GAIN = 1.25  # what a row of a short chunk takes at least then, in rows of a tall one
 FORGIVEN = 0.08  # by which share chunks may be misjudged on average, and none of them is far beyond the gap
 BASE_SHARE = 0.1  # of what is misjudged at `DEPTH`, for which a row's own time is blamed
@@ -37,6 +37,7 @@ class ChunkCost:
         self._row_s = 0.0
         self._deep_s = {True: 0.0, False: 0.0}  # a row at `DEPTH` in addition, in tall and in short chunks
         self.deviation = 0.0  # by which share of what was expected chunks came sooner or later
+        self._bias = 0.0  # the same, the sooner against the later
 
     @property
     def is_known(self) -> bool:
@@ -62,10 +63,17 @@ class ChunkCost:
             return
         expected = self._row_s * rows + self._deep_s[is_tall] * deep
         error = min(seconds, expected * SURPRISE) - expected
-        self.deviation += SMOOTHING * (min(1.0, abs(error) / max(expected, 1e-9)) - self.deviation)
-        step = SMOOTHING * error / (BASE_SHARE * rows * rows + deep * deep)
+        step = self._rate(error / max(expected, 1e-9)) * error / (BASE_SHARE * rows * rows + deep * deep)
         self._row_s = max(0.0, self._row_s + BASE_SHARE * step * rows)
         self._deep_s[is_tall] = max(0.0, self._deep_s[is_tall] + step * deep)
+
+    def _rate(self, miss: float) -> float:
+        """How much of an error is learnt: little where errors cancel out, most where they go on."""
+        miss = max(-1.0, min(1.0, miss))
+        self._bias += SMOOTHING * (miss - self._bias)
+        self.deviation += SMOOTHING * (abs(miss) - self.deviation)
+        conviction = abs(self._bias) / max(self.deviation, 1e-9)
+        return SMOOTHING + (CONVINCED - SMOOTHING) * conviction**2
 
 
 class Pacer:
@@ -81,7 +89,7 @@ class Pacer:
 
         As many as leave time for so many steps that decode before the next chunk.
         """
-        affordable = self._rows_in(AIM * self._target_s - num_decodes * self._decode_s, depth)
+        affordable = self._rows_in(self._target_s - num_decodes * self._decode_s, depth)
         floor = DEEP_FLOOR if self._cost.is_deep(depth) else FLOOR
         return max(floor, min(self._ceiling, affordable))
 
