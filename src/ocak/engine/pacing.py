@@ -20,7 +20,6 @@ ALONE = 5  # targets that a step may last while nobody waits for a token, or for
 SURPRISE = 1.5  # one step that took longer than so many times the expected counts for no more
 SLACK = 0.25  # of the target, by which the shortest tall chunk may miss it
 GAIN = 1.25  # what a row of a short chunk takes at least then, in rows of a tall one
-FORGIVEN = 0.08  # by which share chunks may be misjudged on average, and none of them is far beyond the gap
 BASE_SHARE = 0.1  # of what is misjudged at `DEPTH`, for which a row's own time is blamed
 DEPTH = 1024  # tokens before a row, in which depth is counted: then its cost is like the row's own
 DEEP_AT_FIRST = 0.5  # of a row's own time, what depth is taken to cost until it is learnt: a small model's
@@ -103,7 +102,7 @@ class Pacer:
         if not self._cost.is_known:
             return TALL
         tall_s, short_s = (self._cost.row_s(depth, is_tall=is_tall) for is_tall in (True, False))
-        surely = seconds * (1 - _margin(self._cost.deviation))
+        surely = seconds * (1 - self._cost.deviation)
         rows = int(surely / tall_s)
         if rows >= TALL:
             return rows
@@ -120,8 +119,3 @@ class Pacer:
         """Learn from a chunk: of each prompt in it, how many rows behind how many tokens."""
         if sum(rows for rows, _ in parts) >= DEEP_FLOOR:
             self._cost.observe(parts, max(seconds, 1e-6))
-
-
-def _margin(deviation: float) -> float:
-    """The share of the time that is left unused: none where chunks take what is expected, mostly."""
-    return min(deviation, max(0.0, 2 * (deviation - FORGIVEN)))
