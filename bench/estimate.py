@@ -1,7 +1,8 @@
 """What a load is said to take, from its header, beside what it takes: ten architectures, twelve settings each.
 
 The buffers of a dry run are compared with the log of a real load, the resident total with a worker's after each of
-its sequences has read a prompt of one batch and answered. Weights are read, not mapped, so that all are resident.
+its sequences has read a prompt of one batch and answered. Weights are read, not mapped, so that all are resident;
+nothing is guessed, for guesses have more logits than that, whenever they come.
 """
 
 import tempfile
@@ -120,7 +121,7 @@ def _samples(name: str, path: Path, prober: Prober, all_settings: tuple[dict[str
     model = LlamaModel(str(path), WeightOptions(), lambda _progress: None)
     try:
         for number, settings in enumerate(all_settings):
-            options = LoadOptions(path=str(path), mmap=False, **settings)
+            options = LoadOptions(path=str(path), mmap=False, speculation="off", **settings)
             started = time.perf_counter()
             needs = prober.measure(options)
             seconds = time.perf_counter() - started
@@ -185,7 +186,7 @@ def _notes(samples: list[Sample]) -> list[str]:
         "reserved beside resident (what a budget holds and the first answers leave untouched): median "
         f"{median(s.needs.total_bytes / s.resident_bytes - 1 for s in samples):+.1%}, most "
         f"{max(s.needs.total_bytes / s.resident_bytes - 1 for s in samples):+.0%}",
-        "random weights in f16, vocabularies of llama.cpp's repository; weights read, not mapped",
+        "random weights in f16, vocabularies of llama.cpp's repository; weights read, not mapped; nothing guessed",
     ]
 
 
