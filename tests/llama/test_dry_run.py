@@ -103,6 +103,7 @@ def test_where_llama_cpp_refuses_the_stub_the_file_itself_is_read(
     expected = measured(options)
     monkeypatch.setattr(dry_run, "make_stub", lambda model: replace(make_stub(model), file_bytes=100))
     assert measured(options) == expected
+    assert library.recent_errors() == ""  # a later load's error must not quote the stub's
 
 
 def test_a_worker_measures_before_it_loads_and_nothing_is_left_behind(tiny_model: Path) -> None:
