@@ -174,8 +174,11 @@ def measure(options: LoadOptions) -> Needs:
 
 
 def _first_batch(sizes: ContextOptions) -> FirstBatch:
-    """Each sequence's context as long as a batch; shared cells stay shared."""
-    context = min(sizes.context, pad_cells(sizes.batch_tokens))
+    """Each sequence's context as long as a batch; shared cells stay shared.
+
+    Where there are several, one's batch may go through a pass with another's next token, and attend as far.
+    """
+    context = min(sizes.context, pad_cells(sizes.batch_tokens + (sizes.parallel > 1)))
     all_cells = context * sizes.parallel
     kv_cells = max(context, min(sizes.kv_cells, all_cells - 1)) if sizes.is_unified else all_cells
     same = {field.name: getattr(sizes, field.name) for field in fields(sizes)}
