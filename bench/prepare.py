@@ -35,13 +35,14 @@ CMAKE_OPTIONS = (
 def prepare() -> None:
     """Make sure the peers and the model exist."""
     paths.peers().mkdir(parents=True, exist_ok=True)
-    _unpack_sources()
+    unpack_sources()
     _build_tools()
     _make_quantised(paths.model(), write_model)
     say(f"peers and model are ready in {paths.peers()}")
 
 
-def _unpack_sources() -> None:
+def unpack_sources() -> None:
+    """Have llama.cpp's sources, and the vocabularies in them."""
     if paths.llama_cpp().is_dir():
         return
     wanted = f"llama-cpp-python=={version('llama-cpp-python')}"

@@ -48,7 +48,7 @@ def write(vocab_path: Path, out_path: Path, shape: Shape, make: Callable[[int], 
     """Write a model of the shape: ``make`` gives its tensors for the size of the vocabulary."""
     vocab = gguf.GGUFReader(vocab_path)
     writer = gguf.GGUFWriter(out_path, "qwen2")
-    _copy_vocabulary(vocab, writer)
+    copy_vocabulary(vocab, writer)
     _write_shape(writer, shape)
     for name, array in make(len(vocab.fields["tokenizer.ggml.tokens"].contents())):
         writer.add_tensor(name, array)
@@ -58,7 +58,7 @@ def write(vocab_path: Path, out_path: Path, shape: Shape, make: Callable[[int], 
     writer.close()
 
 
-def _copy_vocabulary(vocab: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
+def copy_vocabulary(vocab: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
     for name, field in vocab.fields.items():
         if not name.startswith("tokenizer."):
             continue

@@ -27,6 +27,9 @@ def planned(*arguments: str | Path, status: int = 0) -> dict[str, Any]:
 def test_a_plan_names_what_fits_and_exits_with_3_if_what_was_asked_for_does_not(tiny_model: Path) -> None:
     fits = planned(tiny_model, "--parallel", "2")
     assert fits["fits"] is True and fits["asked"]["verdict"] == "very safe"
+    assert fits["asked"]["resident_bytes"] <= fits["asked"]["total_bytes"]
+    (cpu,) = fits["asked"]["devices"]
+    assert (cpu["name"], cpu["weights_bytes"]) == ("CPU", fits["asked"]["weights_bytes"])
     tight = planned(tiny_model, "--parallel", "2", "--memory", "1MB", status=3)
     assert tight["fits"] is False and tight["asked"]["verdict"] == "does not fit"
     assert tight["budget_bytes"] == 1_000_000 and tight["largest_context"] is None
@@ -84,5 +87,6 @@ def test_a_dry_run_tells_the_sizes_of_the_real_load(
         if architecture == "llama":
             assert needs.kv_bytes == pytest.approx(loaded.info.kv_bytes, abs=2**14)
         assert needs.compute_bytes > 0 and needs.process_bytes > 20 * 2**20
+        assert needs.vocabulary_bytes > 0 and needs.resident_bytes <= needs.total_bytes
     finally:
         loaded.close()

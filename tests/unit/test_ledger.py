@@ -21,7 +21,10 @@ def needs(parallel: int = 4, kv_bytes: int = GIB) -> Needs:
         weights_bytes=2 * GIB,
         kv_bytes=kv_bytes,
         compute_bytes=GIB // 4,
-        process_bytes=GIB // 4,
+        work_bytes=0,
+        touched_bytes=GIB // 4,
+        vocabulary_bytes=GIB // 8,
+        process_bytes=GIB // 8,
     )
 
 

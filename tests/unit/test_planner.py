@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,9 @@ def needs(context: int, parallel: int, base: int = 28 * GB // 10, token: int = 1
         weights_bytes=base,
         kv_bytes=context * parallel * token,
         compute_bytes=0,
+        work_bytes=0,
+        touched_bytes=0,
+        vocabulary_bytes=0,
         process_bytes=0,
     )
 
@@ -45,6 +49,13 @@ def test_the_worked_table_of_a_4b_model_on_6_gb(
     one = needs(context, parallel)
     assert one.total_bytes == pytest.approx(total * GB, rel=0.001)
     assert verdict(one, 6 * GB) is expected
+
+
+def test_a_budget_must_hold_what_is_reserved_though_less_is_resident() -> None:
+    one = msgspec.structs.replace(needs(4096, 1), compute_bytes=2 * GB, work_bytes=GB, touched_bytes=GB // 10)
+    assert one.total_bytes - one.resident_bytes == 29 * GB // 10
+    assert verdict(one, one.resident_bytes) is Verdict.DOES_NOT_FIT
+    assert verdict(one, one.total_bytes) is Verdict.RISKY
 
 
 @given(

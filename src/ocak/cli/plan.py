@@ -17,7 +17,7 @@ from ocak.cli.settings import Settings
 from ocak.cli.sizes import parse_size
 from ocak.fleet.prober import Prober
 from ocak.memory.devices import free_bytes
-from ocak.memory.needs import Needs, Verdict
+from ocak.memory.needs import DeviceBytes, Needs, Verdict
 from ocak.memory.planner import Plan, Row, make_plan
 
 EXIT_DOES_NOT_FIT = 3
@@ -81,6 +81,7 @@ def _row_document(row: Row) -> dict[str, object]:
     return document | {
         "sequence_bytes": needs.sequence_bytes,
         "total_bytes": needs.total_bytes,
+        "resident_bytes": needs.resident_bytes,
         "verdict": str(row.verdict),
     }
 
@@ -89,10 +90,9 @@ def as_table(told: Told) -> Iterator[str]:
     """The plan for people."""
     plan, asked = told.plan, told.plan.asked.needs
     yield typer.style(f"{told.model}: {bytes_text(plan.budget)} to fill ({told.source})", bold=True)
-    yield (
-        f"  weights {bytes_text(asked.weights_bytes)} · KV cache {bytes_text(asked.kv_bytes)} · compute buffers "
-        f"{bytes_text(asked.compute_bytes)} · process and vocabulary {bytes_text(asked.process_bytes)}"
-    )
+    yield "  " + " · ".join(f"{name} {bytes_text(size)}" for name, size in _parts(asked))
+    yield f"  {bytes_text(asked.resident_bytes)} resident after the first answers: buffers for more wait untouched"
+    yield from map(_device, asked.devices if len(asked.devices) > 1 else ())
     lines = [HEADING, *(_cells(row) for row in plan.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADING))]
     for line, row in zip(lines, [None, *plan.rows], strict=True):
@@ -102,6 +102,19 @@ def as_table(told: Told) -> Iterator[str]:
         yield f"{mark} {text}  {shown}"
     yield f"  largest context with {_sequences(asked.parallel)}: {_or_none(plan.largest_context, 'context')}"
     yield f"  most sequences at context {asked.context}: {_or_none(plan.most_sequences, 'parallel')}"
+
+
+def _parts(needs: Needs) -> Iterator[tuple[str, int]]:
+    yield "weights", needs.weights_bytes
+    yield "KV cache", needs.kv_bytes
+    yield "compute buffers", needs.compute_bytes + needs.work_bytes
+    yield "vocabulary", needs.vocabulary_bytes
+    yield "process", needs.process_bytes
+
+
+def _device(device: DeviceBytes) -> str:
+    weights, kv, compute = map(bytes_text, (device.weights_bytes, device.kv_bytes, device.compute_bytes))
+    return f"  {device.name}: weights {weights} · KV cache {kv} · compute buffers {compute}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ def refusal(needs: Needs, free: int, limit: int, holders: Mapping[str, int]) -> 
     others = limit - free - sum(holders.values())
     return (
         f"it needs {_mib(needs.total_bytes)} (weights {_mib(needs.weights_bytes)}, KV cache "
-        f"{_mib(needs.kv_bytes)}, the rest {_mib(needs.compute_bytes + needs.process_bytes)}), and "
+        f"{_mib(needs.kv_bytes)}, the rest {_mib(needs.total_bytes - needs.weights_bytes - needs.kv_bytes)}), and "
         f"{_mib(max(0, free))} of {_mib(limit)} can be had"
         f"{f', other models hold {held}' if held else ''}"
         f"{f', other programs leave {_mib(limit - others)}' if others > 0 else ''}"

@@ -53,6 +53,11 @@ def recent_errors() -> str:
     return "; ".join(_recent_errors)
 
 
+def forget_errors() -> None:
+    """Of a try that may fail."""
+    _recent_errors.clear()
+
+
 def gpu_device() -> str | None:
     """Describe the first GPU that this build can use; None if it has none."""
     if not c.llama_supports_gpu_offload():

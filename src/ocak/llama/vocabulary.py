@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from llama_cpp import llama_cpp as c
 
@@ -25,10 +26,14 @@ class Vocabulary:
     def __init__(self, vocab: object) -> None:
         self.pointer = vocab
         self.size: int = c.llama_vocab_n_tokens(vocab)
-        self.end_tokens = frozenset(t for t in range(self.size) if c.llama_vocab_is_eog(vocab, t))
         self.infill = _infill_tokens(vocab)
         self._pieces: dict[int, bytes] = {}
         self._written: dict[int, bytes] = {}
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Those that end an answer; a worker looks them up while it loads, a dry run never does."""
+        return frozenset(t for t in range(self.size) if c.llama_vocab_is_eog(self.pointer, t))
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return the ids of `text`; `add_special` puts the model's BOS (and EOS) where it wants them."""

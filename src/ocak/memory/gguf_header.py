@@ -9,7 +9,7 @@ within the file, or a `ModelFileError` naming the file and the field; in bounded
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Final, NoReturn
@@ -64,6 +64,7 @@ class GgufHeader:
     file_bytes: int
     metadata: Mapping[str, MetadataValue]
     tensors: tuple[TensorInfo, ...]
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of the entries in the file, keys included
 
     @property
     def name(self) -> str:
@@ -153,14 +154,15 @@ def _read(path: Path, file: BinaryIO, size: int) -> GgufHeader:
     cursor = Cursor(file, size, fail)
     version = _read_version(cursor, fail)
     num_tensors = cursor.count("the number of tensors", TENSOR_ENTRY_BYTES)
-    metadata = _read_metadata(cursor, cursor.count("the number of metadata entries", _KV_ENTRY_BYTES), fail)
+    num_entries = cursor.count("the number of metadata entries", _KV_ENTRY_BYTES)
+    metadata, spans = _read_metadata(cursor, num_entries, fail)
     alignment = _alignment(metadata, fail)
     tensors = read_tensor_infos(cursor, num_tensors, fail)
     data_offset = align(cursor.position, alignment)
     check_layout(tensors, alignment, size - data_offset, fail)
     architecture = _architecture(metadata, fail)
-    frozen = MappingProxyType(metadata)
-    return GgufHeader(path, version, architecture, alignment, data_offset, size, frozen, tensors)
+    frozen, places = MappingProxyType(metadata), MappingProxyType(spans)
+    return GgufHeader(path, version, architecture, alignment, data_offset, size, frozen, tensors, places)
 
 
 def _read_version(cursor: Cursor, fail: Fail) -> int:
@@ -175,9 +177,13 @@ def _read_version(cursor: Cursor, fail: Fail) -> int:
     return version
 
 
-def _read_metadata(cursor: Cursor, count: int, fail: Fail) -> dict[str, MetadataValue]:
+def _read_metadata(
+    cursor: Cursor, count: int, fail: Fail
+) -> tuple[dict[str, MetadataValue], dict[str, tuple[int, int]]]:
     metadata: dict[str, MetadataValue] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for index in range(count):
+        start = cursor.position
         cursor.field = f"metadata entry {index}"
         key = cursor.short_text(f"the key of {cursor.field}", LIMITS.key_bytes)
         if key in metadata:
@@ -188,7 +194,8 @@ def _read_metadata(cursor: Cursor, count: int, fail: Fail) -> dict[str, Metadata
         if value_type != wanted:
             fail(f"{key} has value type {value_type}, it must be {SCALAR_NAMES[wanted]}")
         metadata[key] = cursor.value(value_type)
-    return metadata
+        spans[key] = (start, cursor.position)
+    return metadata, spans
 
 
 def _alignment(metadata: Mapping[str, MetadataValue], fail: Fail) -> int:

@@ -1,5 +1,7 @@
 """What loading a model takes, in bytes, and by how much a budget is more than that. Pure.
 
+*Reserved* is what a budget must hold; *resident* is what is in memory once every sequence has had a first prompt:
+of the buffers for a pass, those for long contexts and for many rows of logits are touched when they are needed.
 A further sequence takes its own part of the KV cache; how many of them would still fit is the verdict.
 """
 
@@ -21,6 +23,18 @@ class Verdict(StrEnum):
     VERY_SAFE = "very safe"
 
 
+CPU = "CPU"  # the device whose memory is the host's
+
+
+class DeviceBytes(Struct, frozen=True, kw_only=True):
+    """What one device holds of a model, as llama.cpp names it: `CPU`, `CUDA0`."""
+
+    name: str
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int  # reserved
+
+
 class Needs(Struct, frozen=True, kw_only=True):
     """Of one model with one set of settings; `context`, `parallel` and `kv_cells` as they were settled."""
 
@@ -30,8 +44,12 @@ class Needs(Struct, frozen=True, kw_only=True):
     trained_context: int
     weights_bytes: int
     kv_bytes: int  # cells and recurrent states
-    compute_bytes: int  # reserved for a pass, and for its logits; not all of it is touched
-    process_bytes: int  # resident: the interpreter, its libraries, the vocabulary
+    compute_bytes: int  # llama.cpp's buffers for a pass and for its logits
+    work_bytes: int  # what passes may come to need besides: more logits, and kernels' copies (`work_bytes.py`)
+    touched_bytes: int  # the part of these two that is resident
+    vocabulary_bytes: int  # in host memory: the tokens, and the tables for grammars
+    process_bytes: int  # resident: the interpreter and its libraries
+    devices: tuple[DeviceBytes, ...] = ()  # weights, cache and what passes need, by where they lie
 
     @property
     def sequence_bytes(self) -> int:
@@ -40,7 +58,13 @@ class Needs(Struct, frozen=True, kw_only=True):
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.process_bytes
+        """What is reserved, on all devices together."""
+        held = self.weights_bytes + self.kv_bytes + self.compute_bytes + self.work_bytes
+        return held + self.vocabulary_bytes + self.process_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        return self.total_bytes - self.compute_bytes - self.work_bytes + self.touched_bytes
 
 
 class Measured(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -14,7 +14,9 @@ class Words(Protocol):
     """A vocabulary, as far as rules need it."""
 
     size: int
-    end_tokens: frozenset[int]
+
+    @property
+    def end_tokens(self) -> frozenset[int]: ...
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
