@@ -12,6 +12,7 @@ from random import Random
 from bench.header_layout import ARRAY, STRING, WIDTHS, Layout, Span, lay_out
 
 MOST_CHANGES = 4
+MOST_REPEATED = 1 << 20  # bytes
 EXTREMES = sorted(
     {0, 1, 2, 7, 31, 32, 63, 64, 255, 256, 1024, 1025, 4096, 4097, 65535, 65536, 2**24, 2**24 + 1}
     | {
@@ -176,10 +177,10 @@ def _known(source: Source, random: Random) -> Iterator[Edit]:
 
 def _repeat(source: Source, random: Random) -> Iterator[Edit]:
     """Have an entry, a tensor or an element twice, or many times."""
-    times = random.choice((1, 1, 2, 300))
     start, end = random.choice(
         random.choice([source.layout.entries, source.layout.tensors or source.layout.entries])
     )
+    times = min(random.choice((1, 1, 2, 300)), max(1, MOST_REPEATED // (end - start)))
     is_tensor = (start, end) in source.layout.tensors
     counted = {"tensors": times} if is_tensor else {"entries": times}
     yield Edit((end, end), source.data[start:end] * times, **counted)
