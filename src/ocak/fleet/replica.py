@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ocak.core.errors import LoadFailed, ModelUnavailable
 from ocak.core.status import EngineStats, LoadStatus, MemoryStatus, ModelInfo, ModelState, ModelStatus
 from ocak.fleet.connection import Connection
+from ocak.fleet.model_files import ModelFiles
 from ocak.fleet.policy import early_ends, restart_delay_s
 from ocak.fleet.process import WorkerProcess
 from ocak.worker.channel import ChannelClosed
@@ -24,6 +25,7 @@ from ocak.worker.messages import LoadOptions
 logger = logging.getLogger("ocak.fleet")
 
 WATCH_S = 0.5
+WATCH_FILES_S = 1.0
 RETRY_AFTER_S = 5.0
 
 
@@ -132,9 +134,12 @@ class Replica:
         """Run one worker from its start to its end; return why it ended. Raises `LoadFailed`."""
         self._progress = 0.0
         await self._enter("loading")
+        files = await asyncio.to_thread(ModelFiles, self.spec.options)
         connection = Connection(await WorkerProcess.spawn())
         self._connection = connection
-        watch = asyncio.create_task(self._watch(connection))
+        watches = [
+            asyncio.create_task(watch) for watch in (self._watch(connection), _watch_files(files, connection))
+        ]
         try:
             self._info = await connection.load(self.spec.options, self._on_progress)
             self._loads += 1
@@ -144,11 +149,13 @@ class Replica:
         except ChannelClosed:
             if connection.pulse.is_template_stuck:
                 raise LoadFailed(connection.verdict or "") from None
+            connection.verdict = connection.verdict or await _verdict(files)
         except asyncio.CancelledError:
             connection.verdict = "the model is being unloaded"
             raise
         finally:
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
             self._connection = None
             self._state = "restarting"
             how = await connection.end()
@@ -181,6 +188,20 @@ class Replica:
         return ModelUnavailable(
             f"model {self.spec.key!r} is {self._state}{detail}", param="model", retry_after_s=retry_after_s
         )
+
+
+async def _watch_files(files: ModelFiles, connection: Connection) -> None:
+    """Kill the worker when its files change: what it would answer then is not the model's."""
+    while (verdict := await _verdict(files)) is None:
+        await asyncio.sleep(WATCH_FILES_S)
+    connection.verdict = connection.verdict or verdict
+    connection.kill()
+
+
+async def _verdict(files: ModelFiles) -> str | None:
+    """What is wrong with them, if anything; asked beside the loop, for a disk may take its time."""
+    path = await asyncio.to_thread(files.changed)
+    return None if path is None else f"{path} was changed while it was in use"
 
 
 async def cancel_and_wait(task: asyncio.Task[None]) -> None:
