@@ -1,4 +1,4 @@
-"""Models that this machine cannot serve: the last line says what is wrong, without a traceback; the status is 1."""
+"""Models that this machine cannot serve: the last line says what is wrong, no traceback; the status is 1."""
 
 from __future__ import annotations
 
