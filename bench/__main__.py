@@ -32,7 +32,7 @@ ON_THE_SHAPE_MODEL = (
     "scheduler",
     "growth",
 )
-NAMES = ("startup", "overhead", "state_leak", "estimate", *ON_THE_SHAPE_MODEL)
+NAMES = ("startup", "overhead", "state_leak", "estimate", "headers", *ON_THE_SHAPE_MODEL)
 
 
 def main() -> int:

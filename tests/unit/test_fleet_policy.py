@@ -1,5 +1,7 @@
 """When a worker is ready, replaced, restarted."""
 
+import signal
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,4 +60,5 @@ def test_a_worker_that_was_stable_starts_the_count_again() -> None:
 
 def test_exits_are_described_in_words() -> None:
     assert "SIGKILL" in describe_exit(-9) and "memory" in describe_exit(-9)
+    assert "SIGBUS" in describe_exit(-signal.SIGBUS) and "cut" in describe_exit(-signal.SIGBUS)
     assert describe_exit(3) == "the worker exited with status 3"

@@ -16,6 +16,7 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.header_bytes import ARCHITECTURE, ARRAY, STRING, U32, entry, file_bytes, tensor, text
 from tests.models import (
     TinyModel,
     token_id,
@@ -30,8 +31,6 @@ from ocak.core.errors import ModelFileError
 from ocak.memory.ggml_types import TYPE_BY_ID
 from ocak.memory.gguf_header import GgufHeader, LargeArray, read_header, read_model
 
-U32, STRING, ARRAY = 4, 8, 9
-
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,41 +40,6 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mutants")
-
-
-def text(value: str | bytes) -> bytes:
-    data = value.encode() if isinstance(value, str) else value
-    return struct.pack("<Q", len(data)) + data
-
-
-def entry(key: str, value_type: int, value: bytes) -> bytes:
-    return text(key) + struct.pack("<I", value_type) + value
-
-
-def tensor(name: str = "w", dims: tuple[int, ...] = (8,), ggml_type: int = 0, offset: int = 0) -> bytes:
-    shape = struct.pack(f"<I{len(dims)}Q", len(dims), *dims)
-    return text(name) + shape + struct.pack("<IQ", ggml_type, offset)
-
-
-ARCHITECTURE = entry("general.architecture", STRING, text("llama"))
-
-
-def file_bytes(  # noqa: PLR0913  each argument is one field of a header
-    entries: tuple[bytes, ...] = (ARCHITECTURE,),
-    tensors: tuple[bytes, ...] = (),
-    *,
-    magic: bytes = b"GGUF",
-    version: int = 3,
-    num_tensors: int | None = None,
-    num_entries: int | None = None,
-    data: bytes = b"",
-) -> bytes:
-    counts = (
-        len(tensors) if num_tensors is None else num_tensors,
-        len(entries) if num_entries is None else num_entries,
-    )
-    header = magic + struct.pack("<IQQ", version, *counts) + b"".join(entries) + b"".join(tensors)
-    return header + b"\0" * (-len(header) % 32) + data
 
 
 def read_bytes(folder: Path, data: bytes) -> GgufHeader:

@@ -17,8 +17,10 @@ from ocak.cli.options import typed, with_settings
 from ocak.cli.settings import ModelSettings, ServerSettings
 from ocak.cli.spellings import hint
 from ocak.core.errors import ConfigError, OcakError
+from ocak.core.shown import one_line
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+LONGEST_ERROR = 4000  # characters
 SETTINGS = {"max_content_width": 110, "help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
@@ -218,7 +220,7 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"ocak: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    print(f"ocak: error: {one_line(' '.join(message.split()), LONGEST_ERROR)}", file=sys.stderr)  # noqa: T201
     return status
 
 

@@ -75,6 +75,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
+            self._sock.listen(BACKLOG)  # another may listen by now, and uvloop would go on as if it had the port
             await super().startup(sockets)
         except OSError as error:
             raise bind_error(error, *self._sock.getsockname()[:2]) from error

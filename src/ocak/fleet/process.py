@@ -77,5 +77,5 @@ def describe_exit(status: int) -> str:
     if status >= 0:
         return f"the worker exited with status {status}"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-    hint = " (out of memory?)" if name == "SIGKILL" else ""
+    hint = {"SIGKILL": " (out of memory?)", "SIGBUS": " (was a file of its model cut?)"}.get(name, "")
     return f"the worker was ended by {name}{hint}"

@@ -19,16 +19,17 @@ from ocak.core.residence import ModelState, Priority
 from ocak.core.status import EngineStats, LoadStatus, MemoryStatus, ModelInfo, ModelStatus
 from ocak.fleet.connection import Connection
 from ocak.fleet.eviction import Resident
+from ocak.fleet.model_files import ModelFiles
 from ocak.fleet.policy import early_ends, restart_delay_s
 from ocak.fleet.spec import Landlord, ModelSpec
 from ocak.fleet.stage import Stage
+from ocak.fleet.watch import files_verdict, watch_files, watch_pulse
 from ocak.memory.ledger import Bytes
 from ocak.memory.needs import Needs
 from ocak.worker.channel import ChannelClosed
 
 logger = logging.getLogger("ocak.fleet")
 
-WATCH_S = 0.5
 RETRY_AFTER_S = 5.0
 IDLE_POLL_S = 0.02
 ENDED = ("ready", "failed", "unloaded")  # states in which nothing is under way
@@ -232,22 +233,26 @@ class Replica:
         """Run one worker from its start to its end; return why it ended. Raises `LoadFailed`."""
         self._progress = 0.0
         await self._stage.enter("planning")
+        files = await asyncio.to_thread(ModelFiles, self.spec.options)
         connection = Connection(await self._landlord.worker())
         self._connection = connection
-        serving = asyncio.create_task(connection.serve())
-        watch = asyncio.create_task(self._watch(connection))
+        serving, *watches = (
+            asyncio.create_task(work)
+            for work in (connection.serve(), watch_pulse(connection), watch_files(files, connection))
+        )
         try:
             await self._load_into(connection)
             await serving
         except ChannelClosed:
             if connection.pulse.is_template_stuck:
                 raise LoadFailed(connection.verdict or "") from None
+            connection.verdict = connection.verdict or await files_verdict(files)
         except asyncio.CancelledError:
             connection.verdict = "the model is being unloaded"
             raise
         finally:
-            watch.cancel()
-            serving.cancel()
+            for task in (serving, *watches):
+                task.cancel()
             self._connection = None
             self._stage.begin("restarting")
             how = await connection.end()
@@ -263,16 +268,6 @@ class Replica:
         self._loads += 1
         self._loaded_at, self._ready_at = time.time(), time.monotonic()
         await self._stage.enter("ready")
-
-    async def _watch(self, connection: Connection) -> None:
-        """Kill the worker when its pulse says so; its end is then noticed as any other's."""
-        while (reason := connection.pulse.replacement_reason) is None:
-            before = time.monotonic()
-            await asyncio.sleep(WATCH_S)
-            if time.monotonic() - before > 2 * WATCH_S:
-                connection.excuse()  # it is this process that was late
-        connection.verdict = reason
-        connection.kill()
 
     def _on_progress(self, progress: float) -> None:
         self._progress = progress

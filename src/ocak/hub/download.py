@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 _LOCK_POLL_S: Final = 0.1
 _TRIES: Final = 2  # downloads of one file before its digest is given up
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -230,6 +230,11 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             advice = "The disk is full: free some space and pull again, what came is kept; or set OCAK_HOME."
+        elif error.errno == errno.EFBIG:
+            advice = (
+                "No file may be as large there, by the file system or `ulimit`: what came is kept; set OCAK_HOME "
+                "to another disk, or lift the limit and pull again."
+            )
         elif error.errno in _FORBIDDEN:
             advice = "There is no right to write there: set OCAK_HOME to a folder of your own."
         else:

@@ -14,6 +14,8 @@ from typing import Any
 import llama_cpp
 from llama_cpp import llama_cpp as c
 
+from ocak.core.shown import one_line
+
 logger = logging.getLogger("ocak.llama")
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
@@ -50,7 +52,7 @@ def initialise() -> None:
 
 def recent_errors() -> str:
     """What llama.cpp last complained of, for an error message; empty if nothing."""
-    return "; ".join(_recent_errors)
+    return one_line("; ".join(_recent_errors))
 
 
 def forget_errors() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,11 +12,13 @@ from llama_cpp import llama_cpp as c
 
 from ocak.core.errors import LoadFailed
 from ocak.core.placement import TensorOverride
+from ocak.core.shown import one_line
 from ocak.llama import library
 from ocak.llama.placement import OverrideArray, override_array
 from ocak.llama.vocabulary import Vocabulary
 
 TEXT_BYTES = 256
+UNKNOWN_ARCHITECTURE = re.compile(r"unknown model architecture: '(.*?)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,7 @@ class LlamaModel:
         self._callback = c.llama_progress_callback(lambda progress, _data: _tell(on_progress, progress))
         self.pointer = c.llama_model_load_from_file(os.fsencode(path), self._params(options))
         if not self.pointer:
-            reason = library.recent_errors() or "no reason given"
-            raise LoadFailed(f"llama.cpp could not load {path}: {reason}")
+            raise _failure(path, library.recent_errors() or "no reason given")
         self.vocabulary = Vocabulary(c.llama_model_get_vocab(self.pointer))
 
     def _params(self, options: WeightOptions) -> object:
@@ -58,7 +60,7 @@ class LlamaModel:
 
     @property
     def name(self) -> str:
-        return self.metadata("general.name") or self.architecture
+        return one_line(self.metadata("general.name") or self.architecture)
 
     @property
     def chat_template(self) -> str | None:
@@ -114,6 +116,16 @@ LOAD_MODES = {  # (mmap, mlock) -> llama_load_mode
     (False, True): 2,
     (True, True): 3,
 }
+
+
+def _failure(path: str, reason: str) -> LoadFailed:
+    unknown = UNKNOWN_ARCHITECTURE.search(reason)
+    if unknown is None:
+        return LoadFailed(f"llama.cpp could not load {path}: {reason}")
+    return LoadFailed(
+        f"{path}: llama.cpp does not know the architecture {unknown[1]!r} (llama-cpp-python {library.VERSION}); "
+        "choose another model, or a newer ocak"
+    )
 
 
 def _tell(on_progress: Callable[[float], object], progress: float) -> bool:

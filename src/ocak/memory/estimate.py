@@ -24,6 +24,7 @@ _CELL_PADDING: Final = 256  # llama.cpp rounds the context up to this many cells
 _FLOAT_BYTES: Final = 4
 _MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
 _SANE: Final = 1 << 24
+_MOST_BYTES: Final = 1 << 56  # 64 PiB: sums of such sizes still fit 64 bits, wherever they are told
 
 
 class KvBound(StrEnum):
@@ -79,11 +80,14 @@ def kv_bytes(header: GgufHeader, settings: KvSettings) -> int:
     """Bytes of the attention layers' KV cache."""
     cells = -(-settings.cells // _CELL_PADDING) * _CELL_PADDING
     key_length, value_length = _head_lengths(header)
-    return cells * sum(
+    num_bytes = cells * sum(
         _row_bytes(header, settings.type_k, heads * key_length)
         + _row_bytes(header, settings.type_v, heads * value_length)
         for heads in _kv_heads(header)
     )
+    if num_bytes > _MOST_BYTES:
+        raise refuse(header.path, f"{settings.cells} KV cells of this model would take {num_bytes} bytes")
+    return num_bytes
 
 
 def score_bytes(header: GgufHeader, rows: int, cells: int) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final, NoReturn
 
 from ocak.core.errors import ModelFileError
+from ocak.core.shown import one_line
 
 _WINDOW: Final = 1 << 16
 _U32: Final = struct.Struct("<I")
@@ -212,5 +213,7 @@ class Cursor:
 
 
 def refuse(path: object, problem: str) -> ModelFileError:
-    """The error for a model file: which file, what is wrong, what to do."""
-    return ModelFileError(f"{path}: {problem}. Fetch the file again or choose another one.", param="source")
+    """The error for a model file: which file, what is wrong (it may quote the file: a line of it), what to do."""
+    return ModelFileError(
+        f"{path}: {one_line(problem)}. Fetch the file again or choose another one.", param="source"
+    )

@@ -8,12 +8,14 @@ within the file, or a `ModelFileError` naming the file and the field; in bounded
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Final, NoReturn
 
+from ocak.core.shown import quoted
 from ocak.memory.gguf_cursor import (
     FLOAT32_TYPE,
     LIMITS,
@@ -40,6 +42,7 @@ __all__ = [
 
 _VERSIONS: Final = (2, 3)
 _DEFAULT_ALIGNMENT: Final = 32
+_MAX_ARCHITECTURE: Final = 64  # characters; every key that is looked up begins with it
 _READ_AS: Final = {"general.alignment": UINT32_TYPE, "adapter.lora.alpha": FLOAT32_TYPE}  # or llama.cpp aborts
 _KV_ENTRY_BYTES: Final = 8 + 1 + 4 + 1  # length, key of one byte, type, value of one byte
 _OTHER_FORMATS: Final = {
@@ -97,7 +100,7 @@ class GgufHeader:
         value = self.metadata.get(key)
         if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
             return value
-        raise refuse(self.path, f"{key} is {value!r}, it must be a whole number")
+        raise refuse(self.path, f"{key} is {quoted(value)}, it must be a whole number")
 
     def architecture_integer(self, key: str) -> int | None:
         """As `integer`, for a key below the architecture's name."""
@@ -133,7 +136,7 @@ def read_header(path: Path) -> GgufHeader:
         if path.exists() and not path.is_file():
             raise refuse(path, "it is not a regular file")
         with path.open("rb") as file:
-            return _read(path, file, path.stat().st_size)
+            return _read(path, file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise refuse(path, f"cannot be read: {error.strerror or error}") from error
 
@@ -210,7 +213,9 @@ def _architecture(metadata: Mapping[str, MetadataValue], fail: Fail) -> str:
     is_later_part = metadata.get("split.no", 0) != 0
     architecture = metadata.get("general.architecture", "" if is_later_part else None)
     if not isinstance(architecture, str) or not (architecture or is_later_part):
-        fail(f"general.architecture is {architecture!r}: nobody can tell what model this is")
+        fail(f"general.architecture is {quoted(architecture)}: nobody can tell what model this is")
+    if len(architecture) > _MAX_ARCHITECTURE or not architecture.isprintable():
+        fail(f"general.architecture is {quoted(architecture)}, no name of at most {_MAX_ARCHITECTURE} characters")
     return architecture
 
 

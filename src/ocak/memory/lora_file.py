@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from ocak.core.shown import quoted
 from ocak.memory.gguf_cursor import refuse
 from ocak.memory.gguf_header import GgufHeader, GgufModel, read_header
 from ocak.memory.gguf_tensors import TensorInfo
@@ -43,7 +44,7 @@ def _check_kind(header: GgufHeader, architecture: str) -> None:
     for key, value in expected.items():
         found = header.metadata.get(key)
         if found != value:
-            raise refuse(header.path, f"it is no LoRA adapter: {key} is {found!r}, not {value!r}")
+            raise refuse(header.path, f"it is no LoRA adapter: {key} is {quoted(found)}, not {value!r}")
     if header.architecture != architecture:
         raise refuse(
             header.path, f"its architecture is {header.architecture}, the model's {architecture}: {_HINT}"
