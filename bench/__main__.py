@@ -30,6 +30,7 @@ ON_THE_SHAPE_MODEL = (
     "shift",
     "structured",
     "scheduler",
+    "swap",
     "growth",
 )
 NAMES = ("startup", "overhead", "state_leak", "estimate", "headers", *ON_THE_SHAPE_MODEL)

@@ -114,13 +114,15 @@ class Connection:
                 return needs
         raise LoadFailed(MIXED_UP)
 
-    async def load(self, options: LoadOptions, on_progress: Callable[[float], None]) -> ModelInfo:
+    async def load(
+        self, options: LoadOptions, on_progress: Callable[[float], None], *, is_awaited: bool = False
+    ) -> ModelInfo:
         """Have the worker load its model; needs `serve` to run.
 
         Raises `LoadFailed`, or `ChannelClosed` when the worker died of it.
         """
         self._on_progress = on_progress
-        self._process.channel.send(Load(options))
+        self._process.channel.send(Load(options, is_awaited))
         match await self._told():
             case Loaded(info):
                 self.used_at = time.monotonic()

@@ -22,6 +22,10 @@ class ModelFiles:
     def __init__(self, options: LoadOptions) -> None:
         self._before = {path: found for path in _mapped(options) if (found := _look(path)) is not None}
 
+    def are_those_of(self, before: ModelFiles | None) -> bool:
+        """Whether they are known, and as they were then."""
+        return before is not None and bool(self._before) and self._before == before._before
+
     def changed(self) -> Path | None:
         """Return a file that was written to or cut since; None while there is none."""
         for path, (identity, stamp) in self._before.items():

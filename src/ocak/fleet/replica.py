@@ -45,6 +45,7 @@ class Replica:
         self._life: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._needs: Needs | None = None
+        self._planned: ModelFiles | None = None  # of which the needs are
         self._info: ModelInfo | None = None
         self._loads = 0
         self._progress = 0.0
@@ -241,7 +242,7 @@ class Replica:
             for work in (connection.serve(), watch_pulse(connection), watch_files(files, connection))
         )
         try:
-            await self._load_into(connection)
+            await self._load_into(connection, files)
             await serving
         except ChannelClosed:
             if connection.pulse.is_template_stuck:
@@ -260,11 +261,12 @@ class Replica:
             self._landlord.release(self.spec.key)
         return connection.verdict or how
 
-    async def _load_into(self, connection: Connection) -> None:
-        self._needs = await connection.plan(self.spec.options)
+    async def _load_into(self, connection: Connection, files: ModelFiles) -> None:
+        if self._needs is None or not files.are_those_of(self._planned):
+            self._needs, self._planned = await connection.plan(self.spec.options), files
         await self._landlord.make_room(self.spec.key, self._needs)
         await self._stage.enter("loading")
-        self._info = await connection.load(self.spec.options, self._on_progress)
+        self._info = await connection.load(self.spec.options, self._on_progress, is_awaited=self._is_asked)
         self._loads += 1
         self._loaded_at, self._ready_at = time.time(), time.monotonic()
         await self._stage.enter("ready")

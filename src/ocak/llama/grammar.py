@@ -14,7 +14,8 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
+from threading import Lock
 
 import numpy as np
 from llama_cpp import llama_cpp as c
@@ -126,19 +127,30 @@ class GrammarState:
 class GrammarCompiler:
     """Compiles grammars for one model; from any thread.
 
-    It is made with the model, for llguidance holds up the whole process while it reads a vocabulary: 0.7 s for
-    150,000 tokens.
+    llguidance holds up the whole process while it reads a vocabulary, half a second for 150,000 tokens: `prepare`
+    is for a moment when nobody is answered. Without it the first grammar has it read.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._num_vocab = vocabulary.size
         self._pool = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="mask", initializer=run_anywhere)
-        self._tokenizer = _tokenizer(vocabulary)
+        self._vocabulary = vocabulary
+        self._preparing = Lock()
+
+    def prepare(self) -> None:
+        """Read the vocabulary, once."""
+        with self._preparing:
+            _ = self._tokenizer
 
     @property
     def can_compile(self) -> bool:
         """Whether the model has a token that ends an answer, and a vocabulary that llguidance reads."""
+        self.prepare()
         return self._tokenizer is not None
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer | None:
+        return _tokenizer(self._vocabulary)
 
     def close(self) -> None:
         """End the threads; no answer in a form may be under way."""
@@ -146,6 +158,7 @@ class GrammarCompiler:
 
     def compile(self, source: str) -> LlamaGrammar:
         """Compile what llguidance reads: Lark, or its JSON form. Raises `GrammarError`."""
+        self.prepare()
         assert self._tokenizer is not None, "there is none to compile for"
         make = partial(LLMatcher, self._tokenizer, source, log_level=0, limits=limits(source))
         try:

@@ -34,7 +34,7 @@ from ocak.llama.buffer_log import (
 from ocak.llama.context import ContextOptions, LlamaContext, pad_cells
 from ocak.llama.embedding import EmbeddingContext, EmbeddingOptions
 from ocak.llama.model import LlamaModel, WeightOptions
-from ocak.memory.gguf_header import GgufModel, read_model
+from ocak.memory.gguf_header import GgufModel
 from ocak.memory.model_kind import pooling_of
 from ocak.memory.needs import Measured, Needs
 from ocak.memory.stub import make_stub
@@ -43,6 +43,7 @@ from ocak.memory.work_bytes import matrix_work, score_work
 from ocak.worker.attention import flash_attention
 from ocak.worker.embedding_load import embedding_options
 from ocak.worker.messages import LoadOptions
+from ocak.worker.model_file import read_once
 from ocak.worker.sizes import context_options
 
 FLOAT_BYTES = 4
@@ -126,7 +127,7 @@ class DryRuns:
     def _model(self, options: LoadOptions) -> DryModel:
         key = (options.path, options.gpu_layers, options.tensor_overrides)
         if key not in self._models:
-            file = read_model(Path(options.path))
+            file = read_once(Path(options.path))
             self.close()
             self._models[key] = DryModel(file, options, self._log)
         return self._models[key]

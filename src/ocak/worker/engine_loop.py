@@ -94,6 +94,10 @@ class EngineLoop:
         self._told_stats_at = 0.0
         self._checked_at = 0.0
 
+    @property
+    def num_answers(self) -> int:
+        return len(self._answers)
+
     def start_answer(self, answer: Answer) -> None:
         """Hand over a new answer; from any thread."""
         self._commands.put(answer)

@@ -33,7 +33,7 @@ from ocak.llama.sampler import SamplerFactory
 from ocak.llama.uniform import settle_tile
 from ocak.memory.devices import present_gpu
 from ocak.memory.estimate import KvSettings, kv_bytes
-from ocak.memory.gguf_header import GgufHeader, read_model
+from ocak.memory.gguf_header import GgufHeader
 from ocak.memory.lora_file import read_adapter
 from ocak.memory.model_kind import pooling_of
 from ocak.worker.attention import flash_attention
@@ -44,6 +44,7 @@ from ocak.worker.embedding import EmbeddingWork
 from ocak.worker.embedding_load import embedding_info, embedding_options, embedding_work, load_embedder
 from ocak.worker.fitting import ContextRules, context_rules
 from ocak.worker.messages import LoadOptions
+from ocak.worker.model_file import read_once
 from ocak.worker.prompt import PromptReader
 from ocak.worker.sizes import context_options
 from ocak.worker.stopwatch import Stopwatch
@@ -77,10 +78,15 @@ class LoadedModel:
         self.model.close()
 
 
-def load(options: LoadOptions, on_progress: Callable[[float], object], watch: Stopwatch) -> LoadedModel:
-    """Load the model and run it once, so that the first request pays for nothing. Raises `LoadFailed`."""
+def load(
+    options: LoadOptions, on_progress: Callable[[float], object], watch: Stopwatch, *, is_awaited: bool = False
+) -> LoadedModel:
+    """Load the model and run it once, so that the first request pays for nothing. Raises `LoadFailed`.
+
+    If somebody waits for it, the tables that answers in a form need are left for later.
+    """
     started = time.perf_counter()
-    file = read_model(Path(options.path))
+    file = read_once(Path(options.path))
     for adapter in options.lora:
         read_adapter(Path(adapter.path), file)
     pooling = pooling_of(file.header, embedding=options.embedding, pooling=options.pooling)
@@ -90,6 +96,8 @@ def load(options: LoadOptions, on_progress: Callable[[float], object], watch: St
     with _freed_on_failure(model):
         if pooling is None:
             loaded = _load_writer(model, file.header, options, watch, on_progress)
+            if loaded.grammars is not None and not is_awaited:
+                loaded.grammars.prepare()
         else:
             loaded = _load_embedder(model, file.header, pooling, options)
     return replace(loaded, info=msgspec.structs.replace(loaded.info, load_s=time.perf_counter() - started))

@@ -74,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
 
 class Load(msgspec.Struct, frozen=True, tag=True):
     options: LoadOptions
+    is_awaited: bool = False  # by somebody who has asked the model something
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):

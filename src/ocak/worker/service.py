@@ -63,6 +63,7 @@ from ocak.worker.text import AnswerText
 logger = logging.getLogger("ocak.worker")
 
 HEARTBEAT_S = 0.5
+QUIET_S = 2.0
 PROGRESS_STEP = 0.02
 QUICK_TOKENS = 4096  # a token prompt of this length is read at once
 
@@ -131,10 +132,13 @@ class Worker:
             needs = await self._loop.run_in_executor(self._engine_thread, measure, options)
             self._channel.send(Planned(needs))
 
-    async def _load(self, options: LoadOptions) -> None:
+    async def _load(self, options: LoadOptions, *, is_awaited: bool) -> None:
         with self._rejecting("the model could not be loaded"):
-            await self._loop.run_in_executor(self._engine_thread, self._load_here, options)
+            await self._loop.run_in_executor(self._engine_thread, self._load_here, options, is_awaited)
             self._serve(options)
+        if self._is_serving and is_awaited and self._loaded.grammars is not None:
+            await self._idle()
+            await self._loop.run_in_executor(self._prompts, self._loaded.grammars.prepare)
 
     @contextmanager
     def _rejecting(self, summary: str) -> Iterator[None]:
@@ -159,8 +163,16 @@ class Worker:
         self._engine_thread.submit(self._drive)
         self._channel.send(Loaded(self._loaded.info))
 
-    def _load_here(self, options: LoadOptions) -> None:
-        self._loaded = load(options, self._on_progress, self._template_watch)
+    def _load_here(self, options: LoadOptions, is_awaited: bool) -> None:
+        self._loaded = load(options, self._on_progress, self._template_watch, is_awaited=is_awaited)
+
+    async def _idle(self) -> None:
+        """Wait until nobody has been answered for a moment."""
+        quiet_s = 0.0
+        while quiet_s < QUIET_S:
+            await asyncio.sleep(HEARTBEAT_S)
+            is_busy = self._preparing or self._engine_loop.num_answers
+            quiet_s = 0.0 if is_busy else quiet_s + HEARTBEAT_S
 
     def _drive(self) -> None:
         try:
@@ -195,9 +207,9 @@ class Worker:
                 self._prepare(message.handle, self._reply_state(message))
             case Plan(options):
                 self._tasks.create_task(self._plan(options))
-            case Load(options):
+            case Load(options, is_awaited):
                 assert not self._is_serving, "this worker has a model already"
-                self._tasks.create_task(self._load(options))
+                self._tasks.create_task(self._load(options, is_awaited=is_awaited))
 
     def _prepare(self, handle: int, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

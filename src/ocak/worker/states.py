@@ -18,10 +18,10 @@ from ocak.core.errors import ContextLengthExceeded, Overloaded, StateFileError
 from ocak.engine.engine import Engine
 from ocak.engine.runner import RunFailed
 from ocak.llama import library
-from ocak.memory.gguf_header import read_model
 from ocak.worker.engine_loop import EngineLoop
 from ocak.worker.loading import LoadedModel
 from ocak.worker.messages import LoadOptions, RestoreState, SaveState
+from ocak.worker.model_file import read_once
 from ocak.worker.state_file import Head, fingerprint, pack_tokens, read_state, write_state
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class States:
         self._loaded = loaded
         self._engine = engine
         self._disk = disk
-        self._files = read_model(Path(options.path)).paths
+        self._files = read_once(Path(options.path)).paths
         self._stamps = _stamps(self._files)
 
     async def save(self, call: SaveState) -> int:
