@@ -90,7 +90,7 @@ import sys, time, ocak
 import ocak.worker.service as service
 from ocak.core.errors import LoadFailed
 
-def load(options, on_progress, watch):
+def load(options, on_progress, watch, is_awaited):
     print("loading", flush=True)
     while on_progress(0.0):
         time.sleep(0.001)
