@@ -23,7 +23,7 @@ from bench import paths
 from bench.report import Report, Row, say
 from bench.servers import OCAK, Program, Server, running, start, stop
 
-CONTEXT, PARALLEL, LIMIT = 1024, 4, "1000MB"  # enough for either model, not for both
+CONTEXT, PARALLEL, LIMIT = 1024, 4, "1700MB"  # enough for either model, not for both
 PROBE_S = 0.005
 GONE_WITHIN_S = 10.0
 Samples = dict[str, list[float]]

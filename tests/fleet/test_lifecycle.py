@@ -9,13 +9,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from ocak.core.errors import ModelUnavailable
+from ocak.core.errors import LoadFailed, ModelUnavailable
 from ocak.core.request import GenerateRequest, Sampling, Stopping, TextPrompt
-from ocak.core.status import ModelStatus
+from ocak.core.status import ModelInfo, ModelStatus
+from ocak.fleet.connection import Connection
 from ocak.fleet.fleet import Fleet
 from ocak.fleet.prober import Prober
 from ocak.fleet.spec import ModelSpec
@@ -116,7 +118,7 @@ async def test_a_busy_model_finishes_its_answers_before_it_goes(tiny_model: Path
         long = [asyncio.create_task(t.ask("a", 1500)) for _ in range(16)]
         await t.until(lambda: t.fleet.replica("a").num_in_flight == 16)
         replica = t.fleet.replica("a")
-        replica._ready_at -= 60  # it has been there for a while
+        replica._record.ready_at -= 60  # it has been there for a while
         other = asyncio.create_task(t.ask("b"))
         await t.until(lambda: t.status("a").state == "draining")
         late = asyncio.create_task(t.ask("a"))  # waits, and has it loaded again
@@ -216,3 +218,108 @@ async def test_a_worker_stands_by_while_a_model_is_unloaded_and_takes_it(tiny_mo
         os.kill(lost, signal.SIGKILL)
         assert (await t.ask("a")).usage.completion_tokens == 3, "one that has died is passed over"
     assert not psutil.pid_exists(lost)
+
+
+def busy(t: Town, count: int, max_tokens: int = 1500) -> list[asyncio.Task[Completion]]:
+    """Ask `a` for long answers, as if it had been loaded for a while."""
+    t.fleet.replica("a")._record.ready_at -= 60
+    return [asyncio.create_task(t.ask("a", max_tokens)) for _ in range(count)]
+
+
+async def test_however_often_it_is_unloaded_at_once_there_is_one_worker_and_one_owner(
+    tiny_model: Path, needed: Needs
+) -> None:
+    async with town(tiny_model, needed, 1.5, a=LATER) as t:
+        t.fleet.want("a")
+        await t.until(lambda: t.status("a").worker_pid is not None)
+        first = asyncio.create_task(t.fleet.unload("a", drain_s=30))
+        await asyncio.sleep(0)
+        await t.fleet.unload("a", drain_s=30)
+        asking = asyncio.create_task(t.ask("a"))
+        await first
+        assert (await asking).usage.completion_tokens == 3
+        assert sum(task.get_name() == "supervise a" for task in asyncio.all_tasks()) == 1
+
+
+async def test_who_drains_for_somebody_that_gives_up_goes_on(tiny_model: Path, needed: Needs) -> None:
+    async with town(tiny_model, needed, 1.5, a={}, b=LATER) as t:
+        await t.ask("a")
+        long = busy(t, 16)
+        other = asyncio.create_task(t.ask("b"))
+        await t.until(lambda: t.status("a").state == "draining")
+        assert not t.status("a").is_expected, "a drain does not hold readiness up"
+        await t.fleet.unload("b", drain_s=0)
+        with pytest.raises(ModelUnavailable):
+            await other
+        await asyncio.gather(*long)
+        assert (await t.ask("a")).usage.completion_tokens == 3 and t.status("a").load.count == 1
+
+
+async def test_who_is_pinned_while_it_drains_stays(tiny_model: Path, needed: Needs) -> None:
+    async with town(tiny_model, needed, 1.5, a={}, b=LATER) as t:
+        await t.ask("a")
+        long = busy(t, 16)
+        other = asyncio.create_task(t.ask("b"))
+        await t.until(lambda: t.status("a").state == "draining")
+        t.fleet.pin("a")
+        with pytest.raises(ModelUnavailable):
+            await other
+        await asyncio.gather(*long)
+        assert t.status("a").load.count == 1 and t.status("a").state == "ready"
+
+
+async def test_the_room_of_who_was_ended_for_another_comes_back_though_that_one_gave_up(
+    tiny_model: Path, needed: Needs
+) -> None:
+    async with town(tiny_model, needed, 1.5, a={}, b=LATER) as t:
+        await t.ask("a")
+        t.fleet.want("b")
+        await t.until(lambda: t.fleet.replica("a").is_leaving or t.status("a").state == "unloaded")
+        await t.fleet.unload("b", drain_s=0)
+        await t.until(lambda: t.status("a").state == "unloaded" and not any(t.fleet.reserved.values()))
+        assert (await t.ask("b")).usage.completion_tokens == 3
+
+
+async def test_who_waits_for_a_model_that_is_unloaded_for_good_is_told(tiny_model: Path, needed: Needs) -> None:
+    async with town(tiny_model, needed, 1.5, a=LATER) as t:
+        for end in (t.fleet.unload("a", drain_s=0), t.fleet.stop()):
+            waiting = asyncio.create_task(t.fleet.ready("a", wait_s=PATIENCE_S))
+            await t.until(lambda: t.status("a").worker_pid is not None)
+            await end
+            with pytest.raises(ModelUnavailable):
+                await waiting
+            assert t.status("a").state == "unloaded" and t.status("a").worker_pid is None
+
+
+async def test_who_fits_does_not_wait_behind_who_does_not(tiny_model: Path, needed: Needs) -> None:
+    async with town(tiny_model, needed, 2.2, a={}, b={"besides_bytes": needed.total_bytes, **LATER}, c=LATER) as t:
+        await t.ask("a")
+        long = busy(t, 64, 1900)
+        other = asyncio.create_task(t.ask("b"))
+        await t.until(lambda: t.status("a").state == "draining")
+        assert (await t.ask("c")).usage.completion_tokens == 3
+        assert not all(task.done() for task in long)
+        await asyncio.gather(*long, other)
+
+
+async def test_a_load_that_fails_again_and_again_sends_nobody_away_for_itself(
+    tiny_model: Path, needed: Needs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Connection.load
+
+    async def fails_second(self: Connection, *args: Any, **more: Any) -> ModelInfo:
+        if self is t.fleet.replica("a")._connection and t.status("a").load.count == 1:
+            raise LoadFailed("the disk is tired")
+        return await load(self, *args, **more)
+
+    monkeypatch.setattr(Connection, "load", fails_second)
+    async with town(tiny_model, needed, 1.5, a=LATER, b=LATER) as t:
+        await t.ask("a")
+        await t.ask("b")
+        with pytest.raises(ModelUnavailable, match="tired"):
+            await t.fleet.ready("a", wait_s=1)
+        await t.ask("b")
+        evictions = dict(t.fleet.evictions)
+        await t.until(lambda: t.status("a").state == "unloaded")
+        assert t.fleet.evictions == evictions and t.status("b").state == "ready"
+        assert "can be had" in (t.status("a").error or "")

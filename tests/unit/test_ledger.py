@@ -69,4 +69,4 @@ def test_a_refusal_tells_the_shortfall_who_holds_the_rest_and_the_way_out() -> N
         "--context 2048 or --parallel 2 would fit"
     )
     hopeless = refusal(needs(), free=GIB, limit=8 * GIB, holders={})
-    assert hopeless.endswith("take a smaller model or a smaller --kv-type")
+    assert hopeless.endswith("take a smaller model, --kv-type or --cache-ram")

@@ -60,11 +60,11 @@ def plan_options(model: ModelSettings) -> LoadOptions:
 
 
 def other_bytes(model: ModelSettings, options: LoadOptions) -> int:
-    """What is loaded beside a model: its adapters, and a draft model with the cache of one sequence."""
-    adapters = adapter_bytes(options.lora)
+    """What comes beside a model: adapters, saved prompts at most, a draft model with the cache of one sequence."""
+    others = adapter_bytes(options.lora) + (options.cache_ram_bytes if options.prefix_cache else 0)
     if options.draft_path is None:
-        return adapters
-    return adapters + draft_bytes(read_model(Path(options.draft_path)), model.context or DEFAULT_CONTEXT_LIMIT)
+        return others
+    return others + draft_bytes(read_model(Path(options.draft_path)), model.context or DEFAULT_CONTEXT_LIMIT)
 
 
 def build_fleet(plans: Sequence[Plan], server: ServerSettings) -> Fleet:
@@ -105,6 +105,7 @@ def _plan(key: str, model: ModelSettings) -> Plan:
             key=names[0],
             options=options,
             estimated_bytes=needed,
+            besides_bytes=other_bytes(model, options),
             priority=model.priority,
             keep_alive_s=None if model.keep_alive < 0 else model.keep_alive,
             preload=model.preload,

@@ -50,7 +50,7 @@ def tell_plan(settings: Settings, memory: str | None, *, as_json: bool) -> None:
             def measure(context: int = 0, parallel: int = 0) -> Needs:
                 changed = {"context": context, "parallel": parallel} if context else {}
                 needs = prober.measure(msgspec.structs.replace(options, **changed))  # noqa: B023 - used at once
-                return msgspec.structs.replace(needs, weights_bytes=needs.weights_bytes + besides)  # noqa: B023
+                return msgspec.structs.replace(needs, besides_bytes=besides)  # noqa: B023
 
             told = Told(key, make_plan(measure, measure(), budget), source)
             all_fit &= told.plan.fits
@@ -108,6 +108,8 @@ def _parts(needs: Needs) -> Iterator[tuple[str, int]]:
     yield "weights", needs.weights_bytes
     yield "KV cache", needs.kv_bytes
     yield "compute buffers", needs.compute_bytes + needs.work_bytes
+    if needs.besides_bytes:
+        yield "saved prompts and others", needs.besides_bytes
     yield "vocabulary", needs.vocabulary_bytes
     yield "process", needs.process_bytes
 

@@ -14,12 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
+import msgspec
+
 from ocak.core.errors import DoesNotFit
 from ocak.fleet.connection import Connection
 from ocak.fleet.eviction import RANK, Order, Resident, expired, victims
 from ocak.fleet.process import WorkerProcess
 from ocak.fleet.refusal import refusal
-from ocak.fleet.replica import Replica, cancel_and_wait
+from ocak.fleet.replica import Replica
 from ocak.fleet.spec import ModelSpec
 from ocak.fleet.standby import Standby
 from ocak.memory.devices import bytes_left_by_others, memory_bytes
@@ -56,10 +58,10 @@ class Fleet:
         self._order: Order = order
         self._left = left
         self._standby = Standby(standby)
-        self._placing = asyncio.Lock()
+        self._evicting = asyncio.Lock()
         self._opening: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
-        self._unloading: set[asyncio.Task[bool]] = set()
+        self._expiring: set[asyncio.Task[None]] = set()
         self.evictions: Counter[str] = Counter()  # by reason: expired, room
 
     async def start(self) -> None:
@@ -69,14 +71,15 @@ class Fleet:
 
     async def stop(self, *, drain_s: float = 0.0) -> None:
         """Let what runs finish for up to `drain_s`, then end every worker. Their memory is back on return."""
-        for task in (self._opening, self._tending):
-            if task is not None:
-                await cancel_and_wait(task)
+        ours = [task for task in (self._opening, self._tending) if task is not None]
+        for task in ours:
+            task.cancel()
+        await asyncio.gather(*ours, *self._expiring, return_exceptions=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 while any(replica.num_in_flight for replica in self._replicas.values()):
                     await asyncio.sleep(DRAIN_POLL_S)
-        await asyncio.gather(self._standby.stop(), *(replica.stop() for replica in self._replicas.values()))
+        await asyncio.gather(self._standby.stop(), *(replica.close() for replica in self._replicas.values()))
 
     async def ready(self, key: str, *, wait_s: float) -> Connection:
         """Return the model's worker once it serves, loading it if need be. Raises `ModelUnavailable`."""
@@ -131,14 +134,26 @@ class Fleet:
         return self._ledger.total
 
     async def make_room(self, key: str, needs: Needs) -> None:
-        """Reserve what a model needs, in the order of asking. Raises `DoesNotFit`."""
-        needed = {HOST: needs.total_bytes}
-        async with self._placing:
+        """Reserve what a model needs; who needs others to go takes turns. Raises `DoesNotFit`."""
+        needs = msgspec.structs.replace(needs, besides_bytes=self._replicas[key].spec.besides_bytes)
+        if self._has_reserved(key, needs):
+            return
+        async with self._evicting:
             deadline = time.monotonic() + PATIENCE_S
-            while missing := self._ledger.missing(key, needed, self._left_by_others()):
+            while not self._has_reserved(key, needs):
+                missing = self._missing(key, needs)
                 if not (self._replicas[key].is_asked and await self._make_way(key, missing, deadline)):
                     raise DoesNotFit(self._refusal(key, needs, missing))
-            self._ledger.reserve(key, needed, self._left_by_others())
+
+    def _has_reserved(self, key: str, needs: Needs) -> bool:
+        """Reserve it, if it is there."""
+        if self._missing(key, needs):
+            return False
+        self._ledger.reserve(key, {HOST: needs.host_bytes}, self._left_by_others())
+        return True
+
+    def _missing(self, key: str, needs: Needs) -> Bytes:
+        return self._ledger.missing(key, {HOST: needs.host_bytes}, self._left_by_others())
 
     async def worker(self) -> WorkerProcess:
         return await self._standby.take()
@@ -155,15 +170,23 @@ class Fleet:
 
     async def _make_way(self, key: str, missing: Bytes, deadline: float) -> bool:
         """Unload whom it takes, or wait until that is possible; return whether there is hope."""
-        chosen = victims(missing, self._residents(), time.monotonic(), self._order)
-        if time.monotonic() >= deadline or not (chosen or self._may_come_free(key, missing)):
+        leaving = [self._ledger.held(one) for one, replica in self._replicas.items() if replica.is_leaving]
+        missing = {device: size - sum(held.get(device, 0) for held in leaving) for device, size in missing.items()}
+        missing = {device: size for device, size in missing.items() if size > 0}
+        residents = self._residents()
+        chosen = victims(missing, residents, time.monotonic(), self._order) if missing else None
+        if time.monotonic() >= deadline or not (chosen or not missing or self._may_come_free(key, missing)):
             return False
         if chosen is None:
             await asyncio.sleep(DRAIN_POLL_S)
             return True
-        patience_s = deadline - time.monotonic()
-        leaving = (self._replicas[one].unload(drain_s=patience_s, is_kind=True) for one in chosen)
-        self.evictions["room"] += sum(await asyncio.gather(*leaving))
+        busy = {one.key for one in residents if one.is_busy}
+        for some in ([one for one in chosen if one in busy], [one for one in chosen if one not in busy]):
+            patience_s = deadline - time.monotonic()
+            gone = await asyncio.gather(*(self._replicas[one].make_way(patience_s) for one in some))
+            self.evictions["room"] += sum(gone)
+            if not all(gone):  # then idle ones would go in vain
+                break
         return True
 
     def _may_come_free(self, key: str, missing: Bytes) -> bool:
@@ -182,10 +205,12 @@ class Fleet:
             if not states["planning"] + states["loading"]:  # they need the cores
                 self._standby.refill(states["unloaded"])
             for key in expired(self._residents(), time.monotonic()):
-                self.evictions["expired"] += 1
-                task = asyncio.create_task(self._replicas[key].unload(drain_s=0, is_kind=True))
-                self._unloading.add(task)
-                task.add_done_callback(self._unloading.discard)
+                task = asyncio.create_task(self._expire(key))
+                self._expiring.add(task)
+                task.add_done_callback(self._expiring.discard)
+
+    async def _expire(self, key: str) -> None:
+        self.evictions["expired"] += await self._replicas[key].make_way(0)
 
     def _residents(self) -> list[Resident]:
         seen = (replica.as_resident(self._ledger.held(key)) for key, replica in self._replicas.items())
@@ -196,7 +221,7 @@ class Fleet:
         return self._left([os.getpid(), *self._standby.pids, *(pid for pid in workers if pid is not None)])
 
     def _refusal(self, key: str, needs: Needs, missing: Bytes) -> str:
-        free = needs.total_bytes - missing[HOST]
+        free = needs.host_bytes - missing[HOST]
         holders: Mapping[str, int] = {
             one: held for one in self._replicas if (held := self._ledger.held(one).get(HOST, 0)) and one != key
         }

@@ -28,7 +28,7 @@ def _way_out(needs: Needs, free: int, has_holders: bool) -> str:
     flags = [f"--{name} {n}" for name, n in zip(("context", "parallel"), sizes, strict=True) if n]
     if flags:
         return f"{' or '.join(flags)} would fit"
-    ways = "take a smaller model or a smaller --kv-type"
+    ways = "take a smaller model, --kv-type or --cache-ram"
     return f"unload one of them, or {ways}" if has_holders else ways
 
 

@@ -6,9 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from ocak.core.errors import ModelUnavailable
 from ocak.core.residence import ModelState
 
 logger = logging.getLogger("ocak.fleet")
+
+RETRY_AFTER_S = 5.0
 
 
 class Stage:
@@ -22,6 +25,8 @@ class Stage:
     def begin(self, state: ModelState) -> None:
         """Leave a stage for one that nobody waits for."""
         self.state, self.error = state, None
+        if state == "draining":
+            self.is_expected = False
 
     async def enter(self, state: ModelState, error: str | None = None) -> None:
         """Move on, and tell who waits."""
@@ -37,3 +42,11 @@ class Stage:
         """Wait for a stage."""
         async with self._changed:
             await self._changed.wait_for(lambda: is_there(self.state))
+
+    def unavailable(self) -> ModelUnavailable:
+        """What is told to who asks for the model now."""
+        detail = f": {self.error}" if self.error else ""
+        retry_after_s = None if self.state == "failed" else RETRY_AFTER_S
+        return ModelUnavailable(
+            f"model {self._key!r} is {self.state}{detail}", param="model", retry_after_s=retry_after_s
+        )

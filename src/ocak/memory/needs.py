@@ -49,6 +49,7 @@ class Needs(Struct, frozen=True, kw_only=True):
     touched_bytes: int  # the part of these two that is resident
     vocabulary_bytes: int  # in host memory: the tokens, and the tables for grammars
     process_bytes: int  # resident: the interpreter and its libraries
+    besides_bytes: int = 0  # adapters, a draft model, and what saved prompts may come to take
     devices: tuple[DeviceBytes, ...] = ()  # weights, cache and what passes need, by where they lie
 
     @property
@@ -60,7 +61,13 @@ class Needs(Struct, frozen=True, kw_only=True):
     def total_bytes(self) -> int:
         """What is reserved, on all devices together."""
         held = self.weights_bytes + self.kv_bytes + self.compute_bytes + self.work_bytes
-        return held + self.vocabulary_bytes + self.process_bytes
+        return held + self.vocabulary_bytes + self.process_bytes + self.besides_bytes
+
+    @property
+    def host_bytes(self) -> int:
+        """What of it is reserved in the host's memory."""
+        others = (device for device in self.devices if device.name != CPU)
+        return self.total_bytes - sum(one.weights_bytes + one.kv_bytes + one.compute_bytes for one in others)
 
     @property
     def resident_bytes(self) -> int:
