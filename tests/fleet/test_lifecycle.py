@@ -316,7 +316,7 @@ async def test_a_load_that_fails_again_and_again_sends_nobody_away_for_itself(
     async with town(tiny_model, needed, 1.5, a=LATER, b=LATER) as t:
         await t.ask("a")
         await t.ask("b")
-        with pytest.raises(ModelUnavailable, match="tired"):
+        with pytest.raises(ModelUnavailable):
             await t.fleet.ready("a", wait_s=1)
         await t.ask("b")
         evictions = dict(t.fleet.evictions)

@@ -60,11 +60,11 @@ def plan_options(model: ModelSettings) -> LoadOptions:
 
 
 def other_bytes(model: ModelSettings, options: LoadOptions) -> int:
-    """What comes beside a model: adapters, saved prompts at most, a draft model with the cache of one sequence."""
-    others = adapter_bytes(options.lora) + (options.cache_ram_bytes if options.prefix_cache else 0)
+    """What is loaded beside a model: its adapters, and a draft model with the cache of one sequence."""
+    adapters = adapter_bytes(options.lora)
     if options.draft_path is None:
-        return others
-    return others + draft_bytes(read_model(Path(options.draft_path)), model.context or DEFAULT_CONTEXT_LIMIT)
+        return adapters
+    return adapters + draft_bytes(read_model(Path(options.draft_path)), model.context or DEFAULT_CONTEXT_LIMIT)
 
 
 def build_fleet(plans: Sequence[Plan], server: ServerSettings) -> Fleet:

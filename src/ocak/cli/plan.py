@@ -109,7 +109,9 @@ def _parts(needs: Needs) -> Iterator[tuple[str, int]]:
     yield "KV cache", needs.kv_bytes
     yield "compute buffers", needs.compute_bytes + needs.work_bytes
     if needs.besides_bytes:
-        yield "saved prompts and others", needs.besides_bytes
+        yield "adapters and draft", needs.besides_bytes
+    if needs.saved_bytes:
+        yield "saved prompts", needs.saved_bytes
     yield "vocabulary", needs.vocabulary_bytes
     yield "process", needs.process_bytes
 

@@ -16,7 +16,7 @@ from ocak.cli.remote_server import RemoteServer
 from ocak.core.errors import GenerationFailed
 from ocak.core.status import ModelStatus
 
-HEADING = ("model", "state", "priority", "memory", "resident", "running", "requests", "last asked", "until")
+HEADING = ("model", "state", "priority", "reserved", "resident", "running", "requests", "last asked", "until")
 COLORS = {"ready": "green", "failed": "red", "unresponsive": "red", "unloaded": None}
 REDRAW_S = 1.0
 CLEAR = "\x1b[H\x1b[J"

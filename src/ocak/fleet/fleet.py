@@ -14,8 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
-import msgspec
-
 from ocak.core.errors import DoesNotFit
 from ocak.fleet.connection import Connection
 from ocak.fleet.eviction import RANK, Order, Resident, expired, victims
@@ -135,7 +133,6 @@ class Fleet:
 
     async def make_room(self, key: str, needs: Needs) -> None:
         """Reserve what a model needs; who needs others to go takes turns. Raises `DoesNotFit`."""
-        needs = msgspec.structs.replace(needs, besides_bytes=self._replicas[key].spec.besides_bytes)
         if self._has_reserved(key, needs):
             return
         async with self._evicting:

@@ -14,6 +14,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from msgspec import structs
+
 from ocak.core.errors import DoesNotFit, LoadFailed
 from ocak.core.residence import ModelState, Priority
 from ocak.core.status import ModelStatus
@@ -60,7 +62,7 @@ class Replica:
 
     def forgive(self) -> None:
         """Let a failed model be tried again."""
-        if self._stage.state == "failed":
+        if self._is("failed"):
             self._stage.begin("unloaded")
 
     async def ready(self, wait_s: float) -> Connection:
@@ -156,7 +158,6 @@ class Replica:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether its room comes free."""
         return self._is_ending
 
     @property
@@ -284,7 +285,9 @@ class Replica:
 
     async def _load_into(self, connection: Connection, files: ModelFiles) -> None:
         if self._record.needs is None or not files.are_those_of(self._planned):
-            self._record.needs, self._planned = await connection.plan(self.spec.options), files
+            needs = await connection.plan(self.spec.options)
+            self._record.needs = structs.replace(needs, besides_bytes=self.spec.besides_bytes)
+            self._planned = files
         await self._landlord.make_room(self.spec.key, self._record.needs)
         await self._stage.enter("loading")
         self._record.info = await connection.load(self.spec.options, self._on_progress, is_awaited=self.is_asked)

@@ -18,7 +18,7 @@ class ModelSpec:
     key: str
     options: LoadOptions
     estimated_bytes: int = 0
-    besides_bytes: int = 0  # of adapters, a draft model and saved prompts
+    besides_bytes: int = 0  # of adapters and a draft model
     priority: Priority = "normal"
     keep_alive_s: float | None = None  # idle for longer, it is unloaded; None: never
     preload: bool = True  # loaded from the start, if there is room

@@ -49,7 +49,8 @@ class Needs(Struct, frozen=True, kw_only=True):
     touched_bytes: int  # the part of these two that is resident
     vocabulary_bytes: int  # in host memory: the tokens, and the tables for grammars
     process_bytes: int  # resident: the interpreter and its libraries
-    besides_bytes: int = 0  # adapters, a draft model, and what saved prompts may come to take
+    besides_bytes: int = 0  # adapters, and a draft model
+    saved_bytes: int = 0  # that prompts in host memory may come to take
     devices: tuple[DeviceBytes, ...] = ()  # weights, cache and what passes need, by where they lie
 
     @property
@@ -61,7 +62,7 @@ class Needs(Struct, frozen=True, kw_only=True):
     def total_bytes(self) -> int:
         """What is reserved, on all devices together."""
         held = self.weights_bytes + self.kv_bytes + self.compute_bytes + self.work_bytes
-        return held + self.vocabulary_bytes + self.process_bytes + self.besides_bytes
+        return held + self.vocabulary_bytes + self.process_bytes + self.besides_bytes + self.saved_bytes
 
     @property
     def host_bytes(self) -> int:
@@ -71,7 +72,8 @@ class Needs(Struct, frozen=True, kw_only=True):
 
     @property
     def resident_bytes(self) -> int:
-        return self.total_bytes - self.compute_bytes - self.work_bytes + self.touched_bytes
+        untouched = self.compute_bytes + self.work_bytes - self.touched_bytes
+        return self.total_bytes - untouched - self.saved_bytes
 
 
 class Measured(Struct, frozen=True, kw_only=True, omit_defaults=True):

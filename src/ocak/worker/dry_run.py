@@ -117,6 +117,7 @@ class DryRuns:
             touched_bytes=min(context.touched, context.passes.total() + context.work),
             vocabulary_bytes=vocabulary_bytes(dry.header, has_tables=pooling is None),
             process_bytes=self._process_bytes + USED_CODE_BYTES,
+            saved_bytes=options.cache_ram_bytes if options.prefix_cache and pooling is None else 0,
             devices=by_device(dry.weights, context.cache, context.passes),
         )
 
